@@ -1,0 +1,165 @@
+"""Messages between a node and the leading control plane over core NATS (JSON, at most once, repeated safely).
+
+Requests go to `rf.rpc.<slot>.<method>`; the slot is proven by the bus's permissions, not by the message.
+Amounts are cumulative per incarnation and line, so a lost, doubled or late message changes nothing (rule G2).
+"""
+
+from typing import Literal
+
+import msgspec
+
+from schemas.policy import Record
+
+
+class JoinAsk(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Method `join`. `nonce` is drawn once per attempt to join; a repeat gets the same answer."""
+
+    nonce: str
+    pid: int = 0
+    version: str = ""
+
+
+class JoinAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`fence_seq`: the sequence at which the incarnation's fence subject was opened; appends assert it.
+
+    `joined_seq`: the control log's sequence of its NodeJoined; the node serves once its feed covers it (F5).
+    """
+
+    incarnation: str
+    fence_subject: str
+    fence_seq: int
+    log_subject: str
+    joined_seq: int
+    epoch: int
+    now_ns: int
+
+
+class SnapshotAsk(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Method `snapshot`: one chunk after `cursor` (a record id; empty = from the start)."""
+
+    cursor: str = ""
+
+
+class SnapshotChunk(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Records in order of record id, each no older than `as_of_seq`. `next_cursor` empty = the last chunk.
+
+    Chunks of different `as_of_seq` may be joined: the node's position is their minimum, and deltas from there
+    replace what is older.
+    """
+
+    as_of_seq: int
+    now_ns: int
+    records: tuple[Record, ...] = ()
+    next_cursor: str = ""
+
+
+class CatchupAsk(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Method `catchup`: answered with a FeedDelta from `after_seq` (or `resnapshot` if too far back)."""
+
+    after_seq: int
+
+
+class LeaseAsk(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Method `ask`: the whole bound in all of the request's capped lines, all or none (rule G1).
+
+    `lines` maps line key -> amount. `ahead` marks an ask without a waiting request (taken ahead of need): it is
+    answered at once with what can be lent, possibly nothing, and never with a refusal.
+    """
+
+    ask_id: str
+    incarnation: str
+    lines: dict[str, int]
+    ahead: bool = False
+
+
+class LeaseRefusal(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why it does not fit: the first line in the ask's order of which settled + held + bound > cap."""
+
+    line: str
+    cap: int
+    settled: int
+    held: int
+    resets_at_s: int | None = None
+
+    @property
+    def remaining(self) -> int:
+        return max(0, self.cap - self.settled - self.held)
+
+
+class LeaseAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`granted`: cumulative grants per line of this incarnation (credit what is new).
+
+    outcome: `granted`; `refused` (402, with `refusal`); `unavailable` (503: it fits but could not be got back
+    in time); `window_turned` (a line's window is over or not begun by the ledger's clock, or the account's caps
+    changed: recompute the lines with `now_ns` and ask again); `fenced` (this incarnation is over: re-join).
+    `tight` lines: for a second, whatever requests leave over goes back at once (rule G5).
+    """
+
+    ask_id: str
+    outcome: Literal["granted", "refused", "unavailable", "window_turned", "fenced"]
+    now_ns: int
+    granted: dict[str, int] = {}
+    tight: tuple[str, ...] = ()
+    refusal: LeaseRefusal | None = None
+
+
+class ObjectAsk(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Method `object`: what is counted for a vendor's object, `ref` = `<upstream>/<account>/<object id>`."""
+
+    ref: str
+
+
+class ObjectAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`counted_usd_nanos` is None for an object the ledger has never seen. `amount_minor`/`currency`: the
+    object's own amount as last seen, for calls whose body does not repeat it (confirm, capture).
+    """
+
+    ref: str
+    counted_usd_nanos: int | None = None
+    amount_minor: int = 0
+    currency: str = ""
+    key: str = ""
+
+
+class RegisterAsk(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Method `register`: an agent that a declared identity named for the first time."""
+
+    key: str
+    name: str
+    owner: str = ""
+    purpose: str = ""
+
+
+class RegisterAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`records`: the agent's record (and its budgets) if it exists now; `error` says why not."""
+
+    to_seq: int = 0
+    records: tuple[Record, ...] = ()
+    error: str = ""
+
+
+class Recall(msgspec.Struct, frozen=True, omit_defaults=True, tag="recall"):
+    """Pushed to `rf.push.<slot>`: credit `granted`, return everything unreserved on these lines, and treat
+    them as tight for `tight_ms`. There is no answer but LeaseReturned in the node's log.
+    """
+
+    incarnation: str
+    granted: dict[str, int]
+    tight_ms: int = 1000
+
+
+class Grants(msgspec.Struct, frozen=True, omit_defaults=True, tag="grants"):
+    """Pushed to `rf.push.<slot>`: cumulative grants, ahead of need."""
+
+    incarnation: str
+    granted: dict[str, int]
+
+
+Push = Recall | Grants
+
+
+class RpcError(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="error", tag="rpc_error"):
+    """Answer of any method that could not be served. `not_leader`: ask again, another one leads."""
+
+    code: Literal["not_leader", "bad_request", "unavailable"]
+    message: str
