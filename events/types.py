@@ -47,6 +47,8 @@ class Marked(Fact, frozen=True, tag="Marked/1"):
 
 
 class AgentRegistered(Fact, frozen=True, tag="AgentRegistered/1"):
+    """`made_for`: the key that came without an agent and got this one; it goes from the state with that key."""
+
     name: str
     by: By
     owner: str = ""
@@ -57,6 +59,8 @@ class AgentRegistered(Fact, frozen=True, tag="AgentRegistered/1"):
     on_exhausted: Literal["refuse", "suspend"] = "refuse"
     roles: tuple[str, ...] = ()
     metadata: dict[str, str] = {}
+    at_ns: int = 0
+    made_for: str = ""
 
 
 class AgentUpdated(Fact, frozen=True, tag="AgentUpdated/1"):
@@ -84,6 +88,13 @@ class AgentResumed(Fact, frozen=True, tag="AgentResumed/1"):
     by: By
 
 
+class AgentRemoved(Fact, frozen=True, tag="AgentRemoved/1"):
+    """The agent had no live key and is gone from lists; nodes refuse its name until it is registered again."""
+
+    name: str
+    by: By
+
+
 class BudgetSet(Fact, frozen=True, tag="BudgetSet/1"):
     """All caps of one account from now on (empty: none). A key's own caps come with its KeyIssued too."""
 
@@ -107,6 +118,23 @@ class KeyIssued(Fact, frozen=True, tag="KeyIssued/1"):
     endpoints: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     caps: AccountCaps | None = None
+    uncapped: bool = False
+    rpm: int = 0
+    tpm: int = 0
+    on_exhausted: Literal["refuse", "suspend"] = "refuse"
+    metadata: dict[str, str] = {}
+
+
+class KeyChanged(Fact, frozen=True, tag="KeyChanged/1"):
+    """All that may change of a key, after the change. Its caps are not here: a BudgetSet beside it sets them."""
+
+    id: str
+    by: By
+    expires_at_ns: int
+    label: str = ""
+    upstreams: tuple[str, ...] = ()
+    endpoints: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
     uncapped: bool = False
     rpm: int = 0
     tpm: int = 0
@@ -196,8 +224,10 @@ ControlEvent = (
     | AgentUpdated
     | AgentSuspended
     | AgentResumed
+    | AgentRemoved
     | BudgetSet
     | KeyIssued
+    | KeyChanged
     | KeySuspended
     | KeyResumed
     | KeyRevoked
