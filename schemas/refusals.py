@@ -5,7 +5,7 @@ travels as `X-Ringfence-Refusal`. Statuses were chosen so that no official SDK r
 itself (docs/adr/0003-refusal-statuses.md); `cap_status` changes a cap's status per upstream.
 """
 
-# ruff: noqa: E501 - one row a line keeps the table readable
+
 
 from typing import Literal
 

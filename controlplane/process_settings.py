@@ -1,0 +1,75 @@
+"""What each process of the control side is started with: a JSON file (0600) whose path is on its command line.
+
+Secrets stand in these files and nowhere else: not in arguments, not in the environment of child processes.
+"""
+
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from schemas.settings import Settings
+
+T = TypeVar("T")
+
+
+class NatsAccess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a process reaches NATS. The user is one of the control account's."""
+
+    url: str
+    user: str
+    password: str
+
+    def __repr__(self) -> str:
+        """Without the password."""
+        return f"NatsAccess({self.url!r}, user={self.user!r})"
+
+
+class ClickHouseAccess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a process reaches ClickHouse's HTTP interface."""
+
+    host: str
+    port: int
+    user: str
+    password: str
+    database: str = "ringfence"
+
+    def __repr__(self) -> str:
+        """Without the password."""
+        return f"ClickHouseAccess({self.host}:{self.port}, user={self.user!r})"
+
+
+class ControlProcess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The control plane. `bootstrap_token_sha256`: an admin operator is recorded for it if there is none yet."""
+
+    settings: Settings
+    nats: NatsAccess
+    clickhouse: ClickHouseAccess
+    host: str
+    port: int
+    data_dir: str
+    ready_mark: str
+    bootstrap_token_sha256: str = ""
+    parent_pid: int = 0
+    """The supervisor; when it has gone the process ends. 0: none."""
+
+
+class AuditProcess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The audit writer and, embedded, its ClickHouse. `clickhouse` names the server; `embedded_path` empty: a
+    ClickHouse server elsewhere, else the directory of the chDB that this process serves at `clickhouse.port`
+    (0: any free one, told by the ready mark).
+    """
+
+    nats: NatsAccess
+    clickhouse: ClickHouseAccess
+    embedded_path: str
+    data_dir: str
+    ready_mark: str
+    control_url: str = ""
+    """Where the embedded endpoint asks who an auditor's token belongs to."""
+    parent_pid: int = 0
+
+
+def read_process_settings(path: Path, kind: type[T]) -> T:
+    """Decode one of these files. Raises OSError or msgspec.ValidationError, whose text holds no values."""
+    return msgspec.json.decode(path.read_bytes(), type=kind)

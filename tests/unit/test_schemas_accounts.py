@@ -1,0 +1,75 @@
+"""Windows turn where the calendar says, in UTC and in zones with daylight saving."""
+
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.accounts import NANOS_PER_S, line_key, parse_line, window_end_s, window_start_s
+
+
+def at(text: str) -> int:
+    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * NANOS_PER_S
+
+
+def seconds(text: str) -> int:
+    return at(text) // NANOS_PER_S
+
+
+STARTS = [
+    ("hour", "2026-11-20T19:59:59", "UTC", "2026-11-20T19:00:00", "2026-11-20T20:00:00"),
+    ("day", "2026-11-20T19:59:59", "UTC", "2026-11-20T00:00:00", "2026-11-21T00:00:00"),
+    ("month", "2026-02-28T23:59:59", "UTC", "2026-02-01T00:00:00", "2026-03-01T00:00:00"),
+    ("month", "2026-12-31T23:59:59", "UTC", "2026-12-01T00:00:00", "2027-01-01T00:00:00"),
+    # Berlin: UTC+1 in winter, +2 in summer; 25 October 2026 has 25 hours, 29 March 23.
+    ("day", "2026-11-20T23:30:00", "Europe/Berlin", "2026-11-20T23:00:00", "2026-11-21T23:00:00"),
+    ("day", "2026-10-25T12:00:00", "Europe/Berlin", "2026-10-24T22:00:00", "2026-10-25T23:00:00"),
+    ("day", "2026-03-29T12:00:00", "Europe/Berlin", "2026-03-28T23:00:00", "2026-03-29T22:00:00"),
+    ("month", "2026-10-31T23:30:00", "Europe/Berlin", "2026-10-31T23:00:00", "2026-11-30T23:00:00"),
+    # India: hours turn at the half hour of UTC.
+    ("hour", "2026-11-20T19:45:00", "Asia/Kolkata", "2026-11-20T19:30:00", "2026-11-20T20:30:00"),
+]
+
+
+@pytest.mark.parametrize(("window", "now", "zone", "start", "end"), STARTS)
+def test_windows_begin_and_end_at_local_boundaries(window: str, now: str, zone: str, start: str, end: str) -> None:
+    start_s = window_start_s(window, at(now), zone)
+    assert start_s == seconds(start)
+    assert window_end_s(window, start_s, zone) == seconds(end)
+
+
+def test_total_has_no_boundaries() -> None:
+    assert window_start_s("total", at("2026-11-20T00:00:00")) == 0
+    assert window_end_s("total", 0) is None
+
+
+ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe", "America/Sao_Paulo"]
+
+
+@given(
+    st.sampled_from(["hour", "day", "month"]),
+    st.integers(seconds("2020-01-01T00:00:00"), seconds("2035-01-01T00:00:00")),
+    st.sampled_from(ZONES),
+)
+def test_each_instant_lies_in_exactly_one_window(window: str, at_s: int, zone: str) -> None:
+    start_s = window_start_s(window, at_s * NANOS_PER_S, zone)
+    end_s = window_end_s(window, start_s, zone)
+    assert end_s is not None
+    assert start_s <= at_s < end_s
+    assert window_start_s(window, (end_s - 1) * NANOS_PER_S, zone) == start_s
+    assert window_start_s(window, end_s * NANOS_PER_S, zone) == end_s
+
+
+def test_a_skipped_midnight_starts_the_day_at_the_first_instant_after() -> None:
+    # Sao Paulo skipped 00:00 on 4 November 2018.
+    noon = datetime(2018, 11, 4, 12, tzinfo=ZoneInfo("America/Sao_Paulo"))
+    start_s = window_start_s("day", int(noon.timestamp()) * NANOS_PER_S, "America/Sao_Paulo")
+    assert datetime.fromtimestamp(start_s, ZoneInfo("America/Sao_Paulo")).isoformat() == "2018-11-04T01:00:00-02:00"
+
+
+def test_a_line_key_reads_back() -> None:
+    key = line_key("key", "vk_1", "usd", "day", 1_763_596_800)
+    assert key == "key:vk_1:usd:day:1763596800"
+    assert parse_line(key) == ("key", "vk_1", "usd", "day", 1_763_596_800)
