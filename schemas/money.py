@@ -12,6 +12,9 @@ NANOS_PER_USD = 1_000_000_000
 MAX_USD_NANOS = 10**18
 """A billion dollars: above any cap that makes sense, and far inside Int64 and Decimal(18, 9)'s digits."""
 
+MAX_EXPONENT = 40
+"""Powers of ten that are worth writing out, only to be judged."""
+
 _DECIMAL = re.compile(r"(0|[1-9][0-9]{0,12})(\.[0-9]{1,18})?\Z")
 
 
@@ -42,6 +45,8 @@ def parse_usd(value: str | int | Decimal) -> int:
 def _plain(value: Decimal) -> str:
     if not value.is_finite():
         raise MoneyError("an amount is finite")
+    if abs(value.adjusted()) > MAX_EXPONENT:  # checked first: 1e-999999999 would print as a gigabyte
+        raise MoneyError("an amount has at most nine decimals and is at most one billion dollars")
     return format(value, "f")
 
 
