@@ -17,7 +17,7 @@ from events.log.port import LogError, PayloadTooLarge
 EventT = TypeVar("EventT")
 
 
-class LogOverloaded(LogError):  # noqa: N818 - the protocol's word
+class LogOverloaded(LogError):
     """Too much is waiting to be appended; nothing of this call was queued. Refuse the request (503)."""
 
 

@@ -2,12 +2,13 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
 from events.log.faults import StreamFaults
-from events.log.port import LogTrimmed, Stored, StreamState
+from events.log.follower import MessageIterator
+from events.log.port import LogRewound, LogTrimmed, Stored, StreamState
 from events.subjects import matches
 
 
@@ -18,7 +19,7 @@ class _Source(Protocol):
     def detach(self, follower: "MemoryFollower") -> None: ...
 
 
-class MemoryFollower:
+class MemoryFollower(MessageIterator):
     """See `events.log.port.Follower`. It attaches to the stream at once, so a delay counts from the store."""
 
     def __init__(
@@ -46,11 +47,11 @@ class MemoryFollower:
 
     @property
     def lag(self) -> int:
-        return sum(1 for stored in self._stream.between(self._scanned, self._frontier) if self._wants(stored))
+        return sum(map(self._wants, self._stream.between(self._scanned, self._frontier)))
 
     @property
     def caught_up(self) -> bool:
-        return self.lag == 0
+        return not any(map(self._wants, self._stream.between(self._scanned, self._frontier)))
 
     def stored(self, sequence: int) -> None:
         """Called by the stream: there is a new message."""
@@ -77,7 +78,7 @@ class MemoryFollower:
         return batch
 
     def _take(self, max_messages: int) -> list[Stored]:
-        self._check_start()
+        self._check_ends()
         batch: list[Stored] = []
         for stored in self._stream.between(self._scanned, self._frontier):
             if not self._filters and not self._accept_trimmed and stored.sequence != self._scanned + 1:
@@ -94,18 +95,15 @@ class MemoryFollower:
             self._scanned = max(self._scanned, self._frontier)
         return batch
 
-    def _check_start(self) -> None:
-        first = self._stream.state().first_sequence
-        if not self._accept_trimmed and first > self._scanned + 1:
-            raise LogTrimmed(self._scanned, first)
+    def _check_ends(self) -> None:
+        state = self._stream.state()
+        if state.last_sequence < self._scanned:
+            raise LogRewound(self._scanned, state.last_sequence)
+        if not self._accept_trimmed and state.first_sequence > self._scanned + 1:
+            raise LogTrimmed(self._scanned, state.first_sequence)
 
     def _wants(self, stored: Stored) -> bool:
         return not self._filters or any(matches(wanted, stored.subject) for wanted in self._filters)
-
-    async def __aiter__(self) -> AsyncIterator[Stored]:
-        while True:
-            for stored in await self.next_batch():
-                yield stored
 
     async def aclose(self) -> None:
         self._stream.detach(self)

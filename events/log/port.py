@@ -69,11 +69,11 @@ class LogError(Exception):
     """Base of everything that a log port raises."""
 
 
-class FenceMoved(LogError):  # noqa: N818 - a fact about the log, called so in the protocol
+class FenceMoved(LogError):
     """The fence was written after this actor was let in. It never un-happens."""
 
 
-class AppendUncertain(LogError):  # noqa: N818 - as above
+class AppendUncertain(LogError):
     """Nobody can say whether the message is stored. Publish again under the same id.
 
     `reason` is one of `timeout`, `disconnected`, `backlog`, `no_responders`, `stream_full`, `server`;
@@ -86,7 +86,7 @@ class AppendUncertain(LogError):  # noqa: N818 - as above
         self.code = code
 
 
-class PayloadTooLarge(LogError):  # noqa: N818 - as above
+class PayloadTooLarge(LogError):
     """The message exceeds what the stream accepts; it was not sent."""
 
     def __init__(self, size_bytes: int, limit_bytes: int) -> None:
@@ -95,7 +95,7 @@ class PayloadTooLarge(LogError):  # noqa: N818 - as above
         self.limit_bytes = limit_bytes
 
 
-class LogTrimmed(LogError):  # noqa: N818 - as above
+class LogTrimmed(LogError):
     """Messages after `after` are gone; the oldest that can follow is `available`.
 
     A fold must not go on from here: it would forget spending or revocations (rule L7).
@@ -107,7 +107,20 @@ class LogTrimmed(LogError):  # noqa: N818 - as above
         self.available = available
 
 
-class LogUnavailable(LogError):  # noqa: N818 - as above
+class LogRewound(LogError):
+    """The stream ends at `last`, before the message `after` that was read from it once.
+
+    It was restored from a backup, or lost its end. Nothing that was decided since may be forgotten: an
+    operator has to fence every known actor and start from what is left (rule L6).
+    """
+
+    def __init__(self, after: int, last: int) -> None:
+        super().__init__(f"log is shorter than it was: asked to go on after {after}, it ends at {last}")
+        self.after = after
+        self.last = last
+
+
+class LogUnavailable(LogError):
     """The stream could not be read now. Ask again."""
 
 
@@ -157,7 +170,7 @@ class Follower(Protocol):
     async def next_batch(self, max_messages: int = 1_000, timeout_s: float | None = None) -> list[Stored]:
         """Return the next messages: at least one, at most `max_messages`; none once `timeout_s` is over.
 
-        Raises LogTrimmed if the next messages no longer exist.
+        Raises LogTrimmed if the next messages no longer exist, LogRewound if the ones before do not.
         """
 
     def __aiter__(self) -> AsyncIterator[Stored]:

@@ -61,11 +61,11 @@ NO_PROOF_NS = 2**63 - 1
 _log = logging.getLogger(__name__)
 
 
-class Fenced(LogError):  # noqa: N818 - the protocol's word
+class Fenced(LogError):
     """The incarnation is fenced. The fate of what was in flight is decided by the log; join anew."""
 
 
-class LogClosed(LogError):  # noqa: N818 - as above
+class LogClosed(LogError):
     """The writer was closed, or ended by a bug, before the fate of this append was known."""
 
 

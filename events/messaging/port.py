@@ -23,7 +23,7 @@ class BusError(Exception):
     """Base of everything that a bus raises."""
 
 
-class BusTimeout(BusError):  # noqa: N818 - a time-out is the expected way for a request to fail
+class BusTimeout(BusError):
     """No answer in time. The request may have been carried out."""
 
 

@@ -1,0 +1,265 @@
+"""One process's connection to NATS: what bus and logs share.
+
+The client library reconnects by itself and replays its subscriptions. What it does not do is done here:
+
+- It can give up for good (the server says "authorization violation" after a reload, "slow consumer",
+  "maximum connections"). The link then makes a new client and subscribes everything again.
+- A request costs little: one wildcard inbox for all answers, a dictionary of waiting futures, a time-out
+  of our own. When the connection is lost, whoever waits is told at once instead of after the time-out.
+- Nothing is sent while disconnected. The library would buffer it, and send it when nobody waits any more.
+"""
+
+import asyncio
+import secrets
+import ssl
+from collections.abc import Awaitable, Callable
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as ClientSubscription
+
+from events.messaging.client import ErrorLog, open_client
+from events.messaging.credentials import NatsCredentials
+
+UNSENT_BYTES_MAX = 16 << 20
+"""Two of the largest messages. What a connection has not taken by then does not get through in time."""
+
+_REBUILD_TIMEOUT_S = 10.0
+_REBUILD_PAUSE_S = 0.5
+
+
+class LinkError(Exception):
+    """Base of what a link raises. The message was not sent, unless it is `LinkTimeout` or `LinkLost`."""
+
+
+class LinkDown(LinkError):
+    """Not connected; nothing was sent."""
+
+
+class LinkBacklog(LinkError):
+    """The connection does not take what is sent; nothing was added."""
+
+
+class LinkTimeout(LinkError):
+    """Sent, and no answer in time."""
+
+
+class LinkLost(LinkError):
+    """Sent, and the connection was lost before the answer."""
+
+
+Callback = Callable[[Msg], Awaitable[None]]
+
+
+class LinkSubscription:
+    """A subscription that outlives the client that carries it."""
+
+    def __init__(self, link: "NatsLink", subject: str, callback: Callback) -> None:
+        self._link = link
+        self._callback = callback
+        self._carried: ClientSubscription | None = None
+        self.subject = subject
+
+    async def attach(self, client: Client) -> None:
+        self._carried = await client.subscribe(self.subject, cb=self._callback)
+
+    async def unsubscribe(self) -> None:
+        self._link.forget(self)
+        carried, self._carried = self._carried, None
+        if carried is not None:
+            try:
+                await carried.unsubscribe()
+            except nats.errors.Error:
+                return  # the connection is closed, and the subscription with it
+
+
+class NatsLink:
+    """Open with `open`, end with `close`. Listeners hear False when the connection is lost, True when back."""
+
+    def __init__(self, credentials: NatsCredentials, *, name: str, tls: ssl.SSLContext | None = None) -> None:
+        self._credentials = credentials
+        self._name = name
+        self._tls = tls
+        self._errors = ErrorLog(name)
+        self._client: Client | None = None
+        self._subscriptions: list[LinkSubscription] = []
+        self._listeners: list[Callable[[bool], None]] = []
+        self._up = False
+        self._closing = False
+        self._rebuilding: asyncio.Task[None] | None = None
+        self._inbox = f"{credentials.inbox_prefix}.{secrets.token_hex(8)}"
+        self._requests = 0
+        self._waiting: dict[str, asyncio.Future[Msg]] = {}
+
+    @property
+    def connected(self) -> bool:
+        return self._up and self._client is not None and self._client.is_connected
+
+    @property
+    def max_payload_bytes(self) -> int:
+        return int(self._client.max_payload) if self._client is not None else 1 << 20
+
+    @property
+    def last_error(self) -> str:
+        """The newest asynchronous error, such as a permission denial; empty if there was none."""
+        return self._errors.last
+
+    def new_inbox(self) -> str:
+        """Return a subject prefix that nobody else listens to or can guess."""
+        return f"{self._credentials.inbox_prefix}.{secrets.token_hex(8)}"
+
+    def on_connection(self, listener: Callable[[bool], None]) -> None:
+        self._listeners.append(listener)
+
+    def off_connection(self, listener: Callable[[bool], None]) -> None:
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+
+    async def open(self, timeout_s: float) -> None:
+        """Connect. Raises LinkDown with the reason."""
+        try:
+            self._client = await self._connect(timeout_s)
+        except TimeoutError:
+            reason = self._errors.last or f"no answer from {', '.join(self._credentials.servers)}"
+            raise LinkDown(f"no connection within {timeout_s:g} s: {reason}") from None
+        self._up = True
+        await self.subscribe(f"{self._inbox}.*", self._answered)
+
+    async def close(self) -> None:
+        """End the connection; whoever waits for an answer gets LinkLost. Idempotent."""
+        self._closing = True
+        self._up = False
+        if self._rebuilding is not None:
+            self._rebuilding.cancel()
+            await asyncio.wait({self._rebuilding})
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+        self._fail_waiting()
+
+    async def subscribe(self, subject: str, callback: Callback) -> LinkSubscription:
+        """Call `callback` for each message, one after the other."""
+        subscription = LinkSubscription(self, subject, callback)
+        self._subscriptions.append(subscription)
+        if self._client is not None and not self._client.is_closed:
+            await subscription.attach(self._client)
+        return subscription
+
+    def forget(self, subscription: LinkSubscription) -> None:
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+
+    async def publish(
+        self, subject: str, payload: bytes, *, reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        """Hand a message to the connection. Raises LinkDown, LinkBacklog."""
+        client = self._client
+        if client is None or not self.connected:
+            raise LinkDown("not connected")
+        if client.pending_data_size + len(payload) > UNSENT_BYTES_MAX:
+            raise LinkBacklog("the connection takes nothing")
+        try:
+            await client.publish(subject, payload, reply=reply, headers=headers)
+        except nats.errors.Error as error:
+            raise LinkDown(f"{type(error).__name__}: {error}") from None
+
+    async def request(
+        self, subject: str, payload: bytes, timeout_s: float, *, headers: dict[str, str] | None = None
+    ) -> Msg:
+        """Send a message and return the first answer. Raises LinkError."""
+        loop = asyncio.get_running_loop()
+        self._requests += 1
+        token = str(self._requests)
+        answer: asyncio.Future[Msg] = loop.create_future()
+        self._waiting[token] = answer
+        timer = loop.call_later(timeout_s, _expire, answer)
+        try:
+            await self.publish(subject, payload, reply=f"{self._inbox}.{token}", headers=headers)
+            return await answer
+        finally:
+            timer.cancel()
+            del self._waiting[token]
+
+    async def flush(self, timeout_s: float) -> None:
+        """Wait until the server has taken everything sent so far. Raises LinkError."""
+        client = self._client
+        if client is None or not self.connected:
+            raise LinkDown("not connected")
+        try:
+            await client.flush(timeout=timeout_s)  # type: ignore[arg-type] # annotated as int, used as seconds
+        except nats.errors.Error:
+            raise LinkTimeout(f"the server did not answer within {timeout_s:g} s") from None
+
+    async def _connect(self, timeout_s: float) -> Client:
+        return await open_client(
+            self._credentials,
+            name=self._name,
+            errors=self._errors,
+            on_lost=self._lost,
+            on_back=self._back,
+            on_closed=self._gave_up,
+            tls=self._tls,
+            timeout_s=timeout_s,
+        )
+
+    async def _answered(self, msg: Msg) -> None:
+        answer = self._waiting.get(msg.subject.rpartition(".")[2])
+        if answer is not None and not answer.done():
+            answer.set_result(msg)
+
+    def _fail_waiting(self) -> None:
+        for answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(LinkLost("the connection was lost"))
+
+    async def _lost(self) -> None:
+        if self._up:
+            self._up = False
+            self._fail_waiting()
+            self._tell(connected=False)
+
+    async def _back(self) -> None:
+        self._errors.forget()
+        if not self._up and not self._closing:
+            self._up = True
+            self._tell(connected=True)
+
+    async def _gave_up(self) -> None:
+        await self._lost()
+        if not self._closing and self._rebuilding is None and self._client is not None:
+            self._rebuilding = asyncio.get_running_loop().create_task(self._rebuild(), name=f"nats {self._name}")
+            self._rebuilding.add_done_callback(self._rebuild_ended)
+
+    async def _rebuild(self) -> None:
+        """Replace a client that has ended, however long it takes."""
+        while not await self._rebuilt():  # noqa: ASYNC110 - a pause between attempts, nothing to wait for
+            await asyncio.sleep(_REBUILD_PAUSE_S)
+        self._rebuilding = None
+        await self._back()
+
+    async def _rebuilt(self) -> bool:
+        try:
+            client = await self._connect(_REBUILD_TIMEOUT_S)
+            self._client = client
+            for subscription in tuple(self._subscriptions):
+                await subscription.attach(client)
+        except (TimeoutError, nats.errors.Error, OSError) as error:
+            await self._errors.note(error)
+            return False
+        return not client.is_closed
+
+    def _rebuild_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": f"nats connection {self._name} could not be rebuilt", "exception": error}
+            )
+
+    def _tell(self, *, connected: bool) -> None:
+        for listener in tuple(self._listeners):
+            listener(connected)
+
+
+def _expire(answer: "asyncio.Future[Msg]") -> None:
+    if not answer.done():
+        answer.set_exception(LinkTimeout("no answer in time"))
