@@ -8,10 +8,10 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Mapping
-from typing import Protocol
 from urllib.parse import parse_qsl
 
 import msgspec
+from multidict import CIMultiDictProxy
 
 # Every header in which some vendor's SDK sends a credential; a request through a gateway must carry exactly one.
 _KEY_HEADERS = (
@@ -25,13 +25,7 @@ _KEY_HEADERS = (
 _KEY_PARAMETERS = frozenset({"key", "api_key", "access_token"})
 
 
-class MultiHeaders(Protocol):
-    """A multi-dict of headers, as aiohttp's."""
-
-    def getall(self, key: str, default: tuple[str, ...] = ..., /) -> list[str] | tuple[str, ...]: ...
-
-
-class Seen(msgspec.Struct, frozen=True):
+class Seen(msgspec.Struct, frozen=True, gc=False):
     """One credential: the place it stood in, the first 16 digits of its sha256, and whether it is the real one."""
 
     place: str
@@ -62,7 +56,7 @@ def same(left: str, right: str) -> bool:
     return hmac.compare_digest(left.encode(), right.encode())
 
 
-def find(headers: MultiHeaders, query: str, real: str) -> tuple[tuple[Seen, ...], str]:
+def find(headers: CIMultiDictProxy[str], query: str, real: str) -> tuple[tuple[Seen, ...], str]:
     """All credentials of a request, and the `Authorization` token if there is exactly one such header."""
     values = headers.getall("Authorization", ())
     tokens = [authorization_token(value) for value in values]

@@ -17,7 +17,7 @@ class Clock(msgspec.Struct, frozen=True):
     wall_ns: Callable[[], int]
 
 
-class Move(msgspec.Struct, frozen=True):
+class Move(msgspec.Struct, frozen=True, gc=False):
     """A change to one object's money, in minor units of its currency. All figures are differences.
 
     `moved` is money taken from the payer, `held` is authorised or in flight, `refunded` is money given back
@@ -31,7 +31,7 @@ class Move(msgspec.Struct, frozen=True):
     refunded: int = 0
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens that one call used. `cached` is part of `prompt`, `reasoning` part of `completion`."""
 
     model: str

@@ -22,7 +22,7 @@ class Refused(msgspec.Struct, frozen=True):
     param: str = ""
     type: ErrorType = "invalid_request_error"
     attempted: bool = False
-    extra: dict[str, Any] = {}  # noqa: RUF012 - msgspec copies defaults
+    extra: dict[str, Any] = {}
 
     def body(self) -> bytes:
         error: dict[str, Any] = {"message": self.message, "type": self.type, **self.extra}

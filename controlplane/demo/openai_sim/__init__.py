@@ -1,0 +1,1 @@
+"""A simulation of OpenAI's chat completions, embeddings and models."""
