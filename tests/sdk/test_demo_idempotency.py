@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -47,10 +47,11 @@ def test_an_idempotency_key_is_executed_once(vendors: DemoVendors, session: requ
 def test_an_idempotency_key_belongs_to_its_parameters_and_endpoint(vendors: DemoVendors, api: Any) -> None:
     key = {"idempotency_key": "k"}
     intent = api.payment_intents.create(PAYMENT, key)
-    for act in (
+    acts: list[Callable[[], Any]] = [
         lambda: api.payment_intents.create({**PAYMENT, "amount": 200}, key),
         lambda: api.payment_intents.capture(intent.id, {}, key),
-    ):
+    ]
+    for act in acts:
         with pytest.raises(stripe.IdempotencyError):
             act()
     assert vendors.books.currencies["usd"].moved == 1000

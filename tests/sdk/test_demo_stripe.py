@@ -1,6 +1,6 @@
 """The simulated Stripe, driven by the official SDK: what happens to money, and what the books say of it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -243,7 +243,11 @@ def test_customers_are_kept_changed_and_deleted(api: Any) -> None:
     assert api.customers.delete(customer.id).deleted is True
     assert api.customers.retrieve(customer.id).deleted is True
     assert api.customers.list().data == []
-    for act in (lambda: api.customers.delete(customer.id), lambda: pay(api, customer=customer.id)):
+    acts: list[Callable[[], Any]] = [
+        lambda: api.customers.delete(customer.id),
+        lambda: pay(api, customer=customer.id),
+    ]
+    for act in acts:
         with pytest.raises(stripe.InvalidRequestError):
             act()
 

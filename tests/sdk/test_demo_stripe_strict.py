@@ -72,7 +72,7 @@ def test_only_plain_digits_are_an_amount(vendors: DemoVendors, session: requests
         ("/v1/payment_intents", "amount=100&currency=usd&expand[1]=customer", None),
         ("/v1/payment_intents", "amount=100&currency=usd&descr%", None),
         ("/v1/payment_intents", "amount=100&currency=usd&description=%FF", None),
-        ("/v1/payment_intents?amount=1", "currency=usd", None),
+        ("/v1/payment_intents?amount=1", "amount=100&currency=usd", None),
         ("/v1/payment_intents", '{"amount": 100, "currency": "usd"}', "application/json"),
         ("/v1/payment_intents", "amount=100&currency=usd&expand[]=nonsense", None),
         ("/v1/payment_intents", "amount=100&currency=usd&expand[]=customer.email", None),

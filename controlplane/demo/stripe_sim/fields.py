@@ -61,7 +61,7 @@ class Fields:
             if required:
                 self.fail(missing(name))
             return None
-        if not isinstance(value, str) or not _INTEGER.fullmatch(value) or not value.isascii():
+        if not isinstance(value, str) or not _INTEGER.fullmatch(value):
             self.fail(invalid(name, f"Invalid integer: {value}", "parameter_invalid_integer"))
             return None
         amount = int(value)
