@@ -6,6 +6,8 @@ import msgspec
 
 T = TypeVar("T")
 
+NodeState = Literal["live", "silent", "fenced", "stopped"]
+
 
 class ListAnswer(msgspec.Struct, Generic[T], frozen=True):
     """Newest first. `next_cursor` null: nothing follows."""
@@ -172,7 +174,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
 
     slot: str
     incarnation: str
-    state: Literal["live", "silent", "fenced", "stopped"]
+    state: NodeState
     joined_at: str
     applied: int | None
     head: int

@@ -1,10 +1,14 @@
-"""What the control plane's HTTP API takes in its query strings. Unknown parameters are refused."""
+"""What the control plane's HTTP API takes in its query strings. Unknown parameters are refused.
+
+Left out is UNSET, never None: a reader of query strings would take the text "null" for None.
+"""
 
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
+from schemas.answers import NodeState
 from schemas.api import Body, Label, Name, Reason, Text
 
 MAX_LIMIT = 1000
@@ -35,23 +39,23 @@ class Paged(Body, frozen=True):
 
 
 class KeysQuery(Paged, frozen=True):
-    agent: Name | None = None
-    state: Literal["active", "suspended", "revoked", "expired", "spent"] | None = None
-    label: Label | None = None
-    run: Text | None = None
+    agent: Name | UnsetType = UNSET
+    state: Literal["active", "suspended", "revoked", "expired", "spent"] | UnsetType = UNSET
+    label: Label | UnsetType = UNSET
+    run: Text | UnsetType = UNSET
 
 
 class AgentsQuery(Paged, frozen=True):
-    team: Name | None = None
-    state: Literal["active", "suspended"] | None = None
+    team: Name | UnsetType = UNSET
+    state: Literal["active", "suspended"] | UnsetType = UNSET
 
 
 class BudgetsQuery(Paged, frozen=True):
-    kind: Literal["agent", "team", "org"] | None = None
+    kind: Literal["agent", "team", "org"] | UnsetType = UNSET
 
 
 class NodesQuery(Paged, frozen=True):
-    state: Literal["live", "silent", "fenced", "stopped"] | None = None
+    state: NodeState | UnsetType = UNSET
 
 
 class RequestsQuery(Paged, frozen=True):
@@ -65,8 +69,8 @@ class RequestsQuery(Paged, frozen=True):
     user: Text = ""
     upstream: Text = ""
     model: Text = ""
-    status: Annotated[int, Meta(ge=0, le=599)] | None = None
-    outcome: Outcome | None = None
+    status: Annotated[int, Meta(ge=0, le=599)] | UnsetType = UNSET
+    outcome: Outcome | UnsetType = UNSET
     refusal: Text = ""
     from_: Instant = msgspec.field(name="from", default="")
     to: Instant = ""

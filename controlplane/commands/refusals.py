@@ -21,7 +21,7 @@ ERRORS: dict[str, ErrorKind] = {
     "missing_parameter": ErrorKind(400, "Add the named parameter; /openapi.json describes it."),
     "unknown_parameter": ErrorKind(400, "Leave it out, or correct its name; /openapi.json lists the known ones."),
     "not_available": ErrorKind(400, "Leave the named parameter out: this version does not have it."),
-    "body_too_large": ErrorKind(413, "Send a body of at most 64 KiB."),
+    "body_too_large": ErrorKind(413, "Send a body of at most 128 KiB."),
     # Who asks
     "unauthorized": ErrorKind(401, "Send Authorization: Bearer with an operator token (rfo_...) that is live."),
     "forbidden": ErrorKind(403, "Use an operator token of a role that may do this; docs/API.md has the table."),

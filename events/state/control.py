@@ -57,7 +57,8 @@ class ControlState:
     """Everything that the control log says, by id. Records are frozen; a change replaces the record.
 
     `keys`: by id, in order of issue. `tokens`: digest -> key id, of revoked tokens too. `budgets`: the latest
-    caps of each account by `kind:id`; one without caps was uncapped again. `budget_seqs`: the sequence of each.
+    caps of each account by `kind:id`, in order of setting; one without caps was uncapped again. `budget_seqs`: their
+    sequences.
     `operator_tokens`: digest -> operator id. `nodes`: by incarnation. `epoch`: of the newest LeaderStarted.
     """
 
@@ -168,5 +169,6 @@ class ControlState:
 
     def _put_budget(self, seq: int, account: AccountCaps) -> None:
         name = account_key(account.kind, account.id)
+        self.budgets.pop(name, None)  # set again means newest, also in the dictionary's order
         self.budgets[name] = account
         self.budget_seqs[name] = seq
