@@ -1,0 +1,298 @@
+"""The ledger's figures: the fold of both logs that enforces caps, answers the API and feeds the audit (rule P5).
+
+What counts
+    A request *holds* its bound in its four accounts (key, agent, team, organisation) from RequestAdmitted on.
+    RequestSettled turns the hold into what it cost; RequestReleased drops it. Of an unknown outcome, and of a
+    request whose incarnation was fenced, the hold stays until an answer resolves it or an operator reconciles
+    it. A node's own word, when it comes at last, replaces the operator's figure.
+
+Two logs, any interleaving
+    The control log brings grants, reconciliations, caps' changes and the time for pruning; the node log brings
+    the rest. Each step here depends on the order within its own log at most, so that every interleaving of the
+    two gives the same dump, byte for byte. Whoever feeds this fold has skipped repeats and refused gaps
+    (events.state.node_logs), and passes each incarnation's fence once.
+
+    A request that has ended is forgotten, and its id may not come again. So a reconciliation is kept for good
+    beside the open requests, in case the node log that admits its request is folded later.
+"""
+
+from typing import NamedTuple
+
+import msgspec
+
+from events.state.four import REQUESTS, ZERO, Four, four, minus, negative, only, over, plus, put
+from events.state.leases import Lease, Leases
+from events.state.objects import Charge, Objects, TrackedObject
+from events.state.tally import Spot, Tally, hold, move
+from events.types import (
+    BudgetSet,
+    ControlEvent,
+    Fenced,
+    KeyChanged,
+    KeyIssued,
+    LeaseGranted,
+    LeaseReturned,
+    NodeEvent,
+    NodeFenced,
+    ObjectExposure,
+    RequestAdmitted,
+    RequestReconciled,
+    RequestReleased,
+    RequestSettled,
+)
+from schemas.accounts import METERS, ORG_ID, window_end_s, window_start_s
+from schemas.amounts import Amounts
+
+_HOUR_NS = 3_600 * 1_000_000_000
+
+
+class Figure(NamedTuple):
+    """An account's window, in the meter's unit."""
+
+    settled: int
+    held: int
+
+
+class LineFigure(NamedTuple):
+    """A line as the ledger sees it. `leased` is what nodes have free of it."""
+
+    settled: int
+    held: int
+    leased: int
+
+
+class Overruns(msgspec.Struct):
+    """Requests that cost more than their bound, and by how much per meter (schemas.accounts.METERS)."""
+
+    requests: int = 0
+    amounts: tuple[int, int, int, int] = ZERO
+
+
+class Open(msgspec.Struct, gc=False):  # it is in no cycle, and there may be very many
+    """An admitted request that has not ended. `counted`: an operator's figure, settled in place of the hold."""
+
+    actor: str
+    key: str
+    agent: str
+    owner: str
+    at_ns: int
+    bound: Four
+    lines: tuple[str, ...]
+    spot: Spot
+    leases: tuple[Lease, ...]
+    unknown: bool = False
+    counted: Four | None = None
+
+
+class Budget:
+    """All figures. Mutable, in place, deterministic; no I/O, no clock."""
+
+    def __init__(self) -> None:
+        self.tally = Tally()
+        self.leases = Leases()
+        self.objects = Objects()
+        self.overruns = Overruns()
+        self.open: dict[str, Open] = {}
+        """By request id; a later attempt of a request under `<id>#<attempt>`."""
+        self.reconciled: dict[str, Four] = {}
+        self.attempts: dict[str, int] = {}
+        """Highest attempt number of requests that were tried more than once and are not over."""
+        self._overran: set[tuple[str, str]] = set()
+
+    # ------------------------------------------------------------ folding
+
+    def apply_control(self, event: ControlEvent, at_ns: int = 0) -> None:
+        """Fold one event of the control log. `at_ns` is its batch's time, which moves pruning along."""
+        if at_ns >= self.tally.edge_s * 1_000_000_000 + _HOUR_NS:
+            edge_s = at_ns // _HOUR_NS * 3_600
+            self.tally.advance(edge_s)
+            self.leases.advance(edge_s)
+        match event:
+            case LeaseGranted():
+                self.leases.grant(event.incarnation, event.granted)
+            case RequestReconciled():
+                self._reconcile(event.request_id, four(event.actual))
+            case KeyIssued():
+                self.tally.set_expiry(event.id, event.expires_at_ns)
+            case KeyChanged() if event.id in self.tally.key_expiry_ns:
+                self.tally.set_expiry(event.id, event.expires_at_ns)
+            case BudgetSet():
+                self.tally.forget_cells(event.account.kind, event.account.id)
+            case NodeFenced():
+                self.leases.end(event.incarnation)
+            case _:
+                pass  # says nothing about money
+
+    def apply_node(self, seq: int, actor: str, event: NodeEvent) -> None:  # noqa: ARG002 - part of every fold's face
+        """Fold one event that `actor` (an incarnation) appended, or that was appended to its fence subject."""
+        match event:  # the frequent ones first
+            case RequestAdmitted():
+                self._admit(actor, event)
+            case RequestSettled():
+                self._end(event)
+            case RequestReleased():
+                self._release(event.request_id)
+            case LeaseReturned():
+                self.leases.give_back(actor, event.returned)
+            case Fenced():
+                self._fence(event.actor)
+            case _:
+                pass  # says nothing about money
+
+    # ------------------------------------------------------------ asking
+
+    def figure(self, kind: str, account_id: str, meter: str, window: str, at_ns: int, zone: str) -> Figure:
+        """The figure of the account's window that holds `at_ns`."""
+        start_s = window_start_s(window, at_ns, zone)
+        return Figure(*self.tally.total(kind, account_id, meter, start_s, window_end_s(window, start_s, zone)))
+
+    def line(self, line: str, zone: str) -> LineFigure:
+        """The figure of a line, kept current from now on; `zone` is its account's."""
+        cell = self.tally.cell(line, zone)
+        return LineFigure(cell.settled, cell.held, self.leases.leased(line))
+
+    def remaining(self, line: str, cap: int, zone: str) -> int:
+        """What can still be lent of the line: below zero after an overrun or a lowered cap."""
+        settled, held, leased = self.line(line, zone)
+        return cap - settled - held - leased
+
+    def unknown_bound(self, request_id: str) -> Amounts | None:
+        """The bound of a request of unknown outcome, also after a reconciliation; None for any other."""
+        found = self.open.get(request_id)
+        return Amounts(*found.bound) if found is not None and found.unknown else None
+
+    def object(self, ref: str) -> TrackedObject | None:
+        """What is counted for a vendor's object; None if no answer has mentioned it (lately)."""
+        return self.objects.get(ref)
+
+    def take_overran(self) -> set[tuple[str, str]]:
+        """(kind, id) of accounts where a request cost more than its bound since the last call (rule G8)."""
+        overran, self._overran = self._overran, set()
+        return overran
+
+    # ------------------------------------------------------------ requests
+
+    def _admit(self, actor: str, event: RequestAdmitted) -> None:
+        name = event.request_id if event.attempt == 1 else self._attempt(event.request_id, event.attempt)
+        if name in self.open:
+            return
+        who = event.who
+        amounts = event.bound
+        bound = (amounts.usd, amounts.refund, amounts.requests, amounts.tokens)
+        spot = self.tally.spot(who.key, who.agent, who.owner, event.at_ns)
+        lines = event.lines
+        leases = self.leases.reserve(actor, lines, bound) if lines else ()
+        hold(spot, bound)
+        request = Open(actor, who.key, who.agent, who.owner, event.at_ns, bound, lines, spot, leases)
+        self.open[name] = request
+        if name in self.reconciled:
+            self._count(request, self.reconciled[name])
+
+    def _attempt(self, request_id: str, attempt: int) -> str:
+        self.attempts[request_id] = max(attempt, self.attempts.get(request_id, 1))
+        return f"{request_id}#{attempt}"
+
+    def _end(self, event: RequestSettled) -> None:
+        name = event.request_id if event.attempt == 1 else f"{event.request_id}#{event.attempt}"
+        request = self.open.get(name)
+        if event.resolves:
+            self._resolve(event.resolves)
+        if request is None:
+            return
+        if event.outcome == "unknown":
+            # The whole bound leaves the lease, as used, and stays held: nothing moves.
+            request.unknown = True
+            return
+        cost = used = settled = four(event.actual)
+        if event.object is not None:
+            cost, used, settled = self._settle_object(request, event.object, event.at_ns, cost)
+        bound = request.bound
+        if cost[0] > bound[0] or cost[1] > bound[1] or cost[2] > bound[2] or cost[3] > bound[3]:
+            self._overrun(request, cost)
+        if not request.unknown:
+            for lease in request.leases:
+                meter = lease.line.meter
+                lease.move(max(0, bound[meter] - used[meter]))
+        self._close(name, request, settled)
+
+    def _settle_object(
+        self, request: Open, exposure: ObjectExposure, at_ns: int, actual: Four
+    ) -> tuple[Four, Four, Four]:
+        """Count the object's difference, wherever it belongs.
+
+        Returns what the request cost, what it used of its leases, and what is still to be settled on it.
+        """
+        meter = METERS.index(exposure.meter)
+        payer = Charge(request.key, request.agent, request.owner, request.at_ns, 0)
+        charged = 0
+        for credit in self.objects.count(exposure, payer, at_ns):
+            spot = self.tally.spot(credit.key, credit.agent, credit.owner, credit.at_ns)
+            move(spot, ZERO, only(credit.meter, credit.amount))
+            charged += max(0, credit.amount)
+        return put(actual, meter, charged), put(actual, meter, exposure.exposure_nanos), put(actual, meter, 0)
+
+    def _release(self, request_id: str) -> None:
+        name = self._newest_open(request_id) if self.attempts else request_id
+        request = self.open.get(name)
+        if request is None:
+            return
+        if not request.unknown:
+            for lease in request.leases:
+                lease.move(request.bound[lease.line.meter])
+        self._close(name, request, ZERO)
+
+    def _newest_open(self, request_id: str) -> str:
+        """A release names no attempt: it is the newest one's, since each is begun when the last has ended."""
+        for attempt in range(self.attempts.get(request_id, 1), 1, -1):
+            if f"{request_id}#{attempt}" in self.open:
+                return f"{request_id}#{attempt}"
+        return request_id
+
+    def _resolve(self, request_id: str) -> None:
+        """A vendor replayed an answer: what the earlier request did is counted where the answer came (S1)."""
+        request = self.open.get(request_id)
+        if request is not None and request.unknown:
+            self._close(request_id, request, only(REQUESTS, request.bound[2]))
+
+    def _close(self, name: str, request: Open, cost: Four) -> None:
+        """The request is over: its hold (or the operator's figure) gives way to `cost`."""
+        if request.counted is not None:
+            move(request.spot, ZERO, minus(cost, request.counted))
+        else:
+            move(request.spot, negative(request.bound), cost)
+        del self.open[name]
+        if self.attempts:
+            self._close_attempt(name)
+
+    def _close_attempt(self, name: str) -> None:
+        request_id, later, _ = name.partition("#")
+        if later and not any(f"{request_id}#{n}" in self.open for n in range(2, self.attempts[request_id] + 1)):
+            del self.attempts[request_id]
+
+    def _reconcile(self, name: str, actual: Four) -> None:
+        self.reconciled[name] = actual
+        request = self.open.get(name)
+        if request is not None:
+            self._count(request, actual)
+
+    def _count(self, request: Open, actual: Four) -> None:
+        """Settle an operator's figure in place of the hold, or of the operator's earlier figure."""
+        if request.counted is None:
+            move(request.spot, negative(request.bound), actual)
+        else:
+            move(request.spot, ZERO, minus(actual, request.counted))
+        request.counted = actual
+
+    def _fence(self, incarnation: str) -> None:
+        """Leases are void; what was admitted and has not ended is held, as of unknown outcome (rule F2)."""
+        self.leases.fence(incarnation)
+        for request in self.open.values():
+            if request.actor == incarnation:
+                request.unknown = True
+                request.lines = request.leases = ()
+
+    def _overrun(self, request: Open, cost: Four) -> None:
+        self.overruns.amounts = plus(self.overruns.amounts, over(cost, request.bound))
+        self.overruns.requests += 1
+        names = (("key", request.key), ("agent", request.agent), ("team", request.owner), ("org", ORG_ID))
+        self._overran.update(name for name in names if name[1])

@@ -1,0 +1,211 @@
+"""What is lent to nodes: per incarnation and line, how much of its lease is free.
+
+    free = granted - returned - used - reserved
+
+`granted` comes from the control log, the rest from the node's own log, and each is a sum or a largest figure,
+so the order in which the two logs are folded does not matter. While one fold is ahead of the other, `free`
+may be below zero for a moment; a line counts such a lease as nothing, never as room.
+
+A fenced incarnation has no leases, whatever messages still arrive about it (rule F2, docs/PROTOCOL.md): the
+fence is in the node log, `NodeFenced` in the control log says that no grant for it can follow. Until both
+have been folded its id is remembered.
+
+Leases on windows that ended days ago are dropped (`advance`), and nothing brings them back.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from events.state.four import Four
+from schemas.accounts import METERS, account_key, parse_line
+
+_HOUR_S = 3_600
+_DAY_S = 86_400
+
+_LENGTH_S = {"hour": _HOUR_S, "day": 25 * _HOUR_S, "month": 31 * _DAY_S + _HOUR_S}
+"""The longest that a window lasts (a day of 25 hours when daylight saving ends)."""
+
+KEPT_S = 2 * _DAY_S
+"""A lease goes this long after its window's end. Requests admitted in it may still settle; none is admitted."""
+
+
+class LineTotal:
+    """What all nodes together have free of one line, and how many have a lease on it."""
+
+    __slots__ = ("leased", "leases", "meter")
+
+    def __init__(self, meter: int) -> None:
+        self.meter = meter
+        self.leased = 0
+        self.leases = 0
+
+
+class Lease:
+    """One incarnation's lease on one line; `granted` and `returned` are cumulative."""
+
+    __slots__ = ("free", "granted", "line", "returned")
+
+    def __init__(self, line: LineTotal) -> None:
+        self.line = line
+        self.granted = 0
+        self.returned = 0
+        self.free = 0
+
+    def move(self, amount: int) -> None:
+        """Change what is free, and the line's total with it."""
+        before = self.free
+        after = self.free = before + amount
+        self.line.leased += (max(0, after)) - (max(0, before))
+
+
+class Leases:
+    """All leases of incarnations that are not fenced."""
+
+    def __init__(self) -> None:
+        self.edge_s = 0
+        self.fenced: set[str] = set()
+        """Fenced in the node log; the control log's NodeFenced is still to come."""
+        self.ended: set[str] = set()
+        """The other way round."""
+        self._by_incarnation: dict[str, dict[str, Lease]] = {}
+        self._lines: dict[str, LineTotal] = {}
+        self._by_account: dict[str, set[str]] = {}
+
+    def leased(self, line: str) -> int:
+        """What is free of the line in all nodes' hands."""
+        total = self._lines.get(line)
+        return total.leased if total is not None else 0
+
+    def lines_of(self, kind: str, account_id: str) -> tuple[str, ...]:
+        """Lines of the account that any node has a lease on, in a fixed order."""
+        return tuple(sorted(self._by_account.get(account_key(kind, account_id), ())))
+
+    def leased_lines(self) -> tuple[str, ...]:
+        """All lines of which something is lent out."""
+        return tuple(line for line, total in self._lines.items() if total.leased > 0)
+
+    def holders(self, line: str) -> list[str]:
+        """Incarnations that have some of the line free."""
+        return [
+            incarnation
+            for incarnation, leases in self._by_incarnation.items()
+            if (lease := leases.get(line)) is not None and lease.free > 0
+        ]
+
+    def granted(self, incarnation: str, line: str) -> int:
+        """Cumulative grants of the line to the incarnation."""
+        lease = self._by_incarnation.get(incarnation, {}).get(line)
+        return lease.granted if lease is not None else 0
+
+    def grant(self, incarnation: str, granted: Mapping[str, int]) -> None:
+        """The control log says: these are the incarnation's cumulative grants."""
+        if incarnation in self.fenced:
+            return
+        for line, amount in granted.items():
+            lease = self._lease(incarnation, line)
+            if lease is not None and amount > lease.granted:
+                lease.move(amount - lease.granted)
+                lease.granted = amount
+
+    def give_back(self, incarnation: str, returned: Mapping[str, int]) -> None:
+        """The node's log says: these are its cumulative returns."""
+        for line, amount in returned.items():
+            lease = self._lease(incarnation, line)
+            if lease is not None and amount > lease.returned:
+                lease.move(lease.returned - amount)
+                lease.returned = amount
+
+    def reserve(self, incarnation: str, lines: tuple[str, ...], bound: Four) -> tuple[Lease, ...]:
+        """A request was admitted on these lines; returns the leases to settle it on."""
+        leases = self.find(incarnation, lines)
+        for lease in leases:
+            lease.move(-bound[lease.line.meter])
+        return leases
+
+    def find(self, incarnation: str, lines: tuple[str, ...]) -> tuple[Lease, ...]:
+        """The leases behind lines; without those of a fenced incarnation, ended windows or malformed lines."""
+        if incarnation in self.fenced:
+            return ()
+        known = self._by_incarnation.get(incarnation) or {}
+        found = [known.get(line) or self._lease(incarnation, line) for line in lines]
+        return tuple(lease for lease in found if lease is not None)
+
+    def fence(self, incarnation: str) -> None:
+        """The fold of the node log has passed the incarnation's fence: its leases are void at once."""
+        if incarnation in self.ended:
+            self.ended.remove(incarnation)
+        else:
+            self.fenced.add(incarnation)
+        for line, lease in self._by_incarnation.pop(incarnation, {}).items():
+            self._detach(line, lease)
+
+    def end(self, incarnation: str) -> None:
+        """The control log says that the incarnation is fenced: no later event grants it anything."""
+        if incarnation in self.fenced:
+            self.fenced.remove(incarnation)
+        else:
+            self.ended.add(incarnation)
+
+    def advance(self, edge_s: int) -> None:
+        """The control log's time has reached `edge_s`: drop leases on windows that ended long ago."""
+        self.edge_s = edge_s
+        for leases in self._by_incarnation.values():
+            for line in [line for line in leases if self._is_over(line)]:
+                self._detach(line, leases.pop(line))
+
+    def rows(self) -> Iterator[tuple[str, str, int, int, int]]:
+        """(incarnation, line, granted, returned, free), in one order for equal leases."""
+        for incarnation in sorted(self._by_incarnation):
+            leases = self._by_incarnation[incarnation]
+            for line in sorted(leases):
+                lease = leases[line]
+                if lease.granted or lease.returned or lease.free:
+                    yield incarnation, line, lease.granted, lease.returned, lease.free
+
+    def load(self, rows: list[tuple[str, str, int, int, int]]) -> None:
+        """Take what `rows` of equal leases gave."""
+        for incarnation, line, granted, returned, free in rows:
+            lease = self._lease(incarnation, line)
+            if lease is not None:
+                lease.granted, lease.returned = granted, returned
+                lease.move(free)
+
+    def _lease(self, incarnation: str, line: str) -> Lease | None:
+        leases = self._by_incarnation.setdefault(incarnation, {})
+        lease = leases.get(line)
+        if lease is not None:
+            return lease
+        total = self._lines.get(line) or self._open_line(line)
+        if total is None:
+            return None
+        total.leases += 1
+        lease = leases[line] = Lease(total)
+        return lease
+
+    def _open_line(self, line: str) -> LineTotal | None:
+        """None: the text is no line (a node's defect, which must not stop the fold), or its window is over."""
+        try:
+            parsed = parse_line(line)
+            meter = METERS.index(parsed.meter)  # ValueError for what is no meter
+        except ValueError:
+            return None
+        if self._is_over(line):
+            return None
+        total = self._lines[line] = LineTotal(meter)
+        self._by_account.setdefault(account_key(parsed.kind, parsed.id), set()).add(line)
+        return total
+
+    def _is_over(self, line: str) -> bool:
+        _, _, _, window, start_s = parse_line(line)
+        return window in _LENGTH_S and start_s + _LENGTH_S[window] + KEPT_S < self.edge_s
+
+    def _detach(self, line: str, lease: Lease) -> None:
+        """The lease counts no more; requests that still settle on it move a total that nobody reads."""
+        lease.line.leased -= max(0, lease.free)
+        lease.line.leases -= 1
+        if not lease.line.leases:
+            del self._lines[line]
+            account = account_key(*parse_line(line)[:2])
+            self._by_account[account].discard(line)
+            if not self._by_account[account]:
+                del self._by_account[account]
+        lease.line = LineTotal(lease.line.meter)

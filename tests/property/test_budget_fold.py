@@ -1,0 +1,367 @@
+"""The ledger's fold: any interleaving of the two logs gives the same bytes, and the figures are what they claim.
+
+A script of small integers is interpreted as a history that nodes and a leader could have written (so that it
+shrinks well). The same history is then folded in several orders, with checkpoints in between, and compared
+with a naive model that sums up whole histories.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from events.codec import decode_batch, encode_batch
+from events.log.port import Stored
+from events.state.budget_image import dump_budget
+from events.state.node_logs import CorruptLog
+from events.state.replica import Replica
+from events.subjects import CONTROL_FENCE, CONTROL_LOG, NODE_MARK, node_fence, node_log
+from events.types import (
+    SYSTEM,
+    BudgetSet,
+    ControlEvent,
+    Event,
+    Fenced,
+    FenceOpened,
+    KeyIssued,
+    LeaseGranted,
+    LeaseReturned,
+    LogMarked,
+    NodeEvent,
+    NodeFenced,
+    NodeJoined,
+    ObjectExposure,
+    RequestAdmitted,
+    RequestReconciled,
+    RequestReleased,
+    RequestSettled,
+)
+from schemas.accounts import METERS, AccountCaps, Cap, line_key, parse_line, window_end_s, window_start_s
+from schemas.amounts import Amounts
+from schemas.policy import Who
+
+NANOS = 1_000_000_000
+T0_NS = 1_763_596_800 * NANOS
+ZONES = ("UTC", "Asia/Kathmandu", "America/St_Johns", "Europe/Berlin")
+KEYS = ("vk_a", "vk_b")
+Script = list[tuple[int, int, int]]
+"""Steps: what, and two small numbers that choose the details."""
+
+WINDOWS = ("hour", "day", "month", "total")
+
+
+@dataclass
+class World:
+    """Writes both logs, as a leader and nodes would."""
+
+    control: list[Stored] = field(default_factory=list)
+    nodes: list[Stored] = field(default_factory=list)
+    now_ns: int = T0_NS
+    leader_n: int = 0
+    counters: dict[str, int] = field(default_factory=dict)
+    living: dict[str, str] = field(default_factory=dict)
+    granted: dict[tuple[str, str], int] = field(default_factory=dict)
+    returned: dict[tuple[str, str], int] = field(default_factory=dict)
+    requests: list[RequestAdmitted] = field(default_factory=list)
+    admitted_by: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.lead("cp-1")
+        for key in KEYS:
+            expires = T0_NS + 20 * 86_400 * NANOS
+            self.tell(KeyIssued(key, SYSTEM, f"sha-{key}", "bot", self.now_ns, expires))
+        self.join(1)
+
+    def lead(self, name: str) -> None:
+        batch = encode_batch(name, 0, self.now_ns, [FenceOpened(name)])
+        self.control.append(Stored(len(self.control) + 1, CONTROL_FENCE, batch, self.now_ns))
+        self.leader, self.leader_n = name, 0
+
+    def tell(self, *events: ControlEvent) -> None:
+        self.leader_n += 1
+        batch = encode_batch(self.leader, self.leader_n, self.now_ns, events)
+        self.control.append(Stored(len(self.control) + 1, CONTROL_LOG, batch, self.now_ns))
+
+    def on_nodes(self, subject: str, actor: str, n: int, *events: NodeEvent) -> None:
+        batch = encode_batch(actor, n, self.now_ns, events)
+        self.nodes.append(Stored(len(self.nodes) + 1, subject, batch, self.now_ns))
+
+    def write(self, incarnation: str, *events: NodeEvent) -> None:
+        self.counters[incarnation] += 1
+        subject = node_log(incarnation.partition("-")[0], incarnation)
+        self.on_nodes(subject, incarnation, self.counters[incarnation], *events)
+
+    def join(self, slot_number: int) -> None:
+        slot = f"n{slot_number}"
+        incarnation = f"{slot}-{len(self.nodes)}"
+        self.on_nodes(node_fence(slot, incarnation), "cp-1", 0, FenceOpened(incarnation))
+        opened = len(self.nodes)
+        self.counters[incarnation] = 0
+        self.fence(slot)
+        self.living[slot] = incarnation
+        self.tell(NodeJoined(slot, incarnation, opened, self.now_ns))
+
+    def fence(self, slot: str) -> None:
+        old = self.living.pop(slot, None)
+        if old is not None:
+            self.on_nodes(node_fence(slot, old), "cp-1", 0, Fenced(old, "test"))
+            self.tell(NodeFenced(slot, old, "test", len(self.nodes)))
+
+
+def incarnation_of(world: World, pick: int) -> str | None:
+    living = sorted(world.living.values())
+    return living[pick % len(living)] if living else None
+
+
+def line_for(world: World, pick: int) -> str:
+    kind, account = (("key", KEYS[pick % 2]), ("agent", "bot"), ("org", "default"))[pick % 3]
+    window = WINDOWS[pick % 4]
+    return line_key(kind, account, METERS[pick % 4], window, window_start_s(window, world.now_ns))
+
+
+def interpret(world: World, op: int, a: int, b: int) -> None:
+    """One step of the history; a step that makes no sense now is skipped."""
+    actor = incarnation_of(world, a)
+    match op:
+        case 0:
+            world.now_ns += (60, 900, 3_600, 86_400, 33 * 86_400, 80 * 86_400)[a % 6] * NANOS
+        case 1:
+            world.join(1 + a % 3)
+        case 2:
+            world.fence(f"n{1 + a % 3}")
+        case 3 if actor:
+            line = line_for(world, b)
+            world.granted[actor, line] = world.granted.get((actor, line), 0) + 1 + a
+            world.tell(LeaseGranted(actor, {line: world.granted[actor, line]}))
+        case 4 if actor:
+            line = line_for(world, b)
+            world.returned[actor, line] = world.returned.get((actor, line), 0) + b
+            world.write(actor, LeaseReturned({line: world.returned[actor, line]}))
+        case 5 if actor:
+            admit(world, actor, a, b)
+        case 6 | 7 if actor and world.requests:
+            settle(world, actor, a, b)
+        case 8 if actor and world.requests:
+            world.write(actor, RequestReleased(world.requests[b % len(world.requests)].request_id, "test"))
+        case 9 if world.requests:
+            request = world.requests[a % len(world.requests)].request_id
+            world.tell(RequestReconciled(request, Amounts(b, 0, 1, b), SYSTEM))
+        case 10:
+            account = ("key", KEYS[a % 2]) if a % 3 else ("agent", "bot")
+            caps = AccountCaps(account[0], account[1], (Cap("usd", "day", b),), ZONES[b % 4])  # type: ignore[arg-type]
+            world.tell(BudgetSet(caps, SYSTEM))
+        case 11:
+            world.lead(f"cp-{len(world.control)}")
+        case 12:
+            world.on_nodes(NODE_MARK, "cp", 0, LogMarked(1, a))
+        case _:
+            pass
+
+
+def admit(world: World, actor: str, a: int, b: int) -> None:
+    request_id = f"req_{len(world.requests)}"
+    who = Who(key=KEYS[b % 2], agent="bot", owner="team" if a % 2 else "")
+    bound = Amounts(a, b if a % 5 == 0 else 0, 1, 3 * b)
+    lines = tuple({line_for(world, b), line_for(world, a)})
+    event = RequestAdmitted(request_id, world.now_ns, who, "stripe", "x", "POST", "/", bound, lines)
+    world.requests.append(event)
+    world.admitted_by[request_id] = actor
+    world.write(actor, event)
+
+
+def settle(world: World, actor: str, a: int, b: int) -> None:
+    request = world.requests[a % len(world.requests)]
+    outcome = "unknown" if b % 4 == 0 else "settled"
+    thing = ObjectExposure(f"stripe/-/pi_{b % 2}", b, "usd") if b % 3 == 0 else None
+    resolves = world.requests[b % len(world.requests)].request_id if b % 7 == 0 else ""
+    if resolves == request.request_id:
+        resolves = ""
+    actual = Amounts(0 if thing else b, 0, 1, b)
+    settled = RequestSettled(
+        request.request_id,
+        outcome,  # type: ignore[arg-type]
+        world.now_ns,
+        actual,
+        thing if outcome == "settled" else None,
+        resolves=resolves,
+    )
+    world.write(actor, settled)
+
+
+def fold(world: World, order: list[bool], checkpoints: frozenset[int] = frozenset()) -> Replica:
+    """Fold both logs; `order` says which is next (True: control), the rest follows."""
+    replica = Replica()
+    control, nodes = iter(world.control), iter(world.nodes)
+    steps = [*order, *([True] * len(world.control)), *([False] * len(world.nodes))]
+    for step, control_next in enumerate(steps):
+        message = next(control if control_next else nodes, None)
+        if message is None:
+            continue
+        if control_next:
+            replica.apply_control(message)
+        else:
+            replica.apply_node(message)
+        if step in checkpoints:
+            replica = Replica.load(replica.dump())
+    return replica
+
+
+scripts = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 30), st.integers(0, 30)), max_size=60)
+
+
+def world_of(script: Script) -> World:
+    world = World()
+    for op, a, b in script:
+        interpret(world, op, a, b)
+    return world
+
+
+@given(scripts, st.lists(st.booleans(), max_size=120), st.frozensets(st.integers(0, 150), max_size=4))
+@settings(max_examples=250, deadline=None)
+def test_every_interleaving_gives_the_same_bytes(
+    script: Script, order: list[bool], checkpoints: frozenset[int]
+) -> None:
+    world = world_of(script)
+    control_first = fold(world, [True] * len(world.control)).dump()
+    nodes_first = fold(world, [False] * len(world.nodes)).dump()
+    assert nodes_first == control_first
+    assert fold(world, order, checkpoints).dump() == control_first
+
+
+@given(scripts, st.integers(0, 200))
+@settings(max_examples=150, deadline=None)
+def test_cached_lines_agree_with_sums_at_every_step(script: Script, seed: int) -> None:
+    world = world_of(script)
+    replica = Replica()
+    lines = [line_for(world, pick) for pick in range(12)]
+    for step, message in enumerate(sorted([*world.control, *world.nodes], key=lambda m: (m.time_ns, m.subject))):
+        if message.subject.startswith("rf.control"):
+            replica.apply_control(message)
+        else:
+            replica.apply_node(message)
+        if (step + seed) % 3:
+            continue
+        for line in lines:
+            kind, account, meter, window, start_s = parse_line(line)
+            zone = replica.state.zone_of(kind, account)
+            end_s = window_end_s(window, start_s, zone)
+            figure = replica.budget.line(line, zone)
+            assert figure[:2] == replica.budget.tally.total(kind, account, meter, start_s, end_s)
+            assert figure.leased >= 0
+
+
+class Naive:
+    """Sums up whole histories of requests without objects, resolutions and fences: the definition, spelt out."""
+
+    def __init__(self, world: World) -> None:
+        self.settled: dict[tuple[str, str, str], int] = {}
+        self.held: dict[tuple[str, str, str], int] = {}
+        reconciled = {}
+        for message in world.control:
+            for event in decoded(message):
+                if isinstance(event, RequestReconciled):
+                    reconciled[event.request_id] = event.actual
+        ends: dict[str, RequestSettled | RequestReleased] = {}
+        for message in world.nodes:
+            for event in decoded(message):
+                if isinstance(event, RequestReleased) or (
+                    isinstance(event, RequestSettled) and event.outcome == "settled"
+                ):
+                    ends.setdefault(event.request_id, event)
+        for request in world.requests:
+            end = ends.get(request.request_id)
+            if isinstance(end, RequestSettled):
+                self.add(self.settled, request, end.actual)
+            elif isinstance(end, RequestReleased):
+                pass
+            elif request.request_id in reconciled:
+                self.add(self.settled, request, reconciled[request.request_id])
+            else:
+                self.add(self.held, request, request.bound)
+
+    def add(self, figures: dict[tuple[str, str, str], int], request: RequestAdmitted, amounts: Amounts) -> None:
+        who = request.who
+        for kind, account in (("key", who.key), ("agent", who.agent), ("team", who.owner), ("org", "default")):
+            for meter in METERS:
+                if account:
+                    figures[kind, account, meter] = figures.get((kind, account, meter), 0) + amounts.of(meter)
+
+
+def decoded(message: Stored) -> Sequence[Event]:
+    return decode_batch(message.payload).events
+
+
+@given(scripts)
+@settings(max_examples=150, deadline=None)
+def test_totals_are_what_the_history_says(script: Script) -> None:
+    world = World()
+    for op, a, b in script:
+        plain = 1 if op in {6, 7} and (b % 3 == 0 or b % 7 == 0) else b  # objects have tables of their own
+        soon = a % 4 if op == 0 else a  # the keys do not die
+        interpret(world, op, soon, plain)
+    naive = Naive(world)
+    budget = fold(world, []).budget
+    for kind, account in (("key", "vk_a"), ("key", "vk_b"), ("agent", "bot"), ("team", "team"), ("org", "default")):
+        for meter in METERS:
+            name = (kind, account, meter)
+            figure = budget.figure(kind, account, meter, "total", world.now_ns, "UTC")
+            assert figure == (naive.settled.get(name, 0), naive.held.get(name, 0)), name
+
+
+def test_repeated_batches_change_nothing() -> None:
+    world = world_of([(5, 3, 4), (3, 2, 2), (5, 1, 1), (6, 0, 5)])
+    once = fold(world, []).budget
+    twice = Replica()
+    for message in world.control:
+        twice.apply_control(message)
+    for message in world.nodes:
+        twice.apply_node(message)
+        if message.subject.startswith("rf.node.log"):
+            twice.apply_node(message)
+    assert dump_budget(twice.budget) == dump_budget(once)
+
+
+def test_a_gap_in_a_node_log_stops_the_fold() -> None:
+    world = world_of([(5, 3, 4), (5, 1, 1)])
+    replica = Replica()
+    logs = [m for m in world.nodes if m.subject.startswith("rf.node.log")]
+    for message in world.nodes:
+        if message is logs[0]:
+            continue
+        if message is logs[1]:
+            with pytest.raises(CorruptLog, match="from batch 0 to 2"):
+                replica.apply_node(message)
+            return
+        replica.apply_node(message)
+    raise AssertionError("the second batch was not reached")
+
+
+def test_a_gap_in_the_control_log_stops_the_fold() -> None:
+    world = world_of([(10, 1, 1), (10, 2, 1)])
+    replica = Replica()
+    for message in world.control[:2]:
+        replica.apply_control(message)
+    with pytest.raises(CorruptLog, match="control log goes"):
+        replica.apply_control(world.control[3])
+
+
+def test_what_a_fenced_incarnation_would_still_write_is_ignored() -> None:
+    world = world_of([(5, 3, 4)])
+    incarnation = world.living["n1"]
+    world.fence("n1")
+    before = fold(world, []).budget.figure("org", "default", "usd", "total", world.now_ns, "UTC")
+    world.counters[incarnation] = 1
+    admit(world, incarnation, 9, 9)
+    after = fold(world, []).budget.figure("org", "default", "usd", "total", world.now_ns, "UTC")
+    assert before == after == (0, 3)
+
+
+def test_a_leader_that_was_fenced_is_ignored() -> None:
+    world = world_of([])
+    stale, n = world.leader, world.leader_n
+    world.lead("cp-2")
+    batch = encode_batch(stale, n + 1, world.now_ns, [LeaseGranted("n1-0", {"key:vk_a:usd:day:0": 5})])
+    world.control.append(Stored(len(world.control) + 1, CONTROL_LOG, batch, world.now_ns))
+    assert fold(world, []).budget.leases.granted("n1-0", "key:vk_a:usd:day:0") == 0

@@ -1,0 +1,398 @@
+"""The ledger's figures as tables: one action a line, and what a line's figure is afterwards."""
+
+import pytest
+
+from events.state.budget import Budget
+from events.state.budget_image import dump_budget, load_budget
+from events.state.leases import KEPT_S as LEASE_KEPT_S
+from events.types import (
+    SYSTEM,
+    BudgetSet,
+    Fenced,
+    KeyIssued,
+    LeaseGranted,
+    LeaseReturned,
+    Marked,
+    NodeFenced,
+    ObjectExposure,
+    RequestAdmitted,
+    RequestReconciled,
+    RequestReleased,
+    RequestSettled,
+)
+from schemas.accounts import AccountCaps, Cap, line_key, window_start_s
+from schemas.amounts import Amounts
+from schemas.policy import Who
+
+NANOS = 1_000_000_000
+T0 = 1_763_596_800 * NANOS
+DAY = 86_400 * NANOS
+LINE = line_key("key", "k", "usd", "day", window_start_s("day", T0))
+ORG = line_key("org", "default", "usd", "day", window_start_s("day", T0))
+
+
+def admit(name, usd=0, *, at=T0, attempt=1, key="k", **more):
+    bound = Amounts(usd=usd, requests=1, **more)
+    return RequestAdmitted(
+        name, at, Who(key=key, agent="a"), "stripe", "x", "POST", "/", bound, (LINE,), attempt=attempt
+    )
+
+
+def settle(name, usd=0, *, at=T0, attempt=1, resolves="", **more):
+    return RequestSettled(name, "settled", at, Amounts(usd=usd, requests=1, **more), attempt=attempt, resolves=resolves)
+
+
+def unknown(name):
+    return RequestSettled(name, "unknown", T0)
+
+
+def exposure(name, ref, usd, *, at=T0):
+    thing = ObjectExposure(ref, usd, "usd", usd // 10, "usd")
+    return RequestSettled(name, "settled", at, Amounts(requests=1), thing)
+
+
+def release(name):
+    return RequestReleased(name, "revoked")
+
+
+def grant(amount, node="n1"):
+    return LeaseGranted(node, {LINE: amount})
+
+
+def give_back(amount):
+    return LeaseReturned({LINE: amount})
+
+
+def reconcile(name, usd):
+    return RequestReconciled(name, Amounts(usd=usd, requests=1), SYSTEM)
+
+
+CONTROL = (LeaseGranted, RequestReconciled, KeyIssued, NodeFenced, Marked, BudgetSet)
+
+
+def apply(budget, event, actor="n1", at_ns=0):
+    if isinstance(event, CONTROL):
+        budget.apply_control(event, at_ns)
+    else:
+        budget.apply_node(1, actor, event)
+
+
+LEASES = {
+    "granted and used up": [
+        (grant(10), (0, 0, 10)),
+        (admit("r", 7), (0, 7, 3)),
+        (settle("r", 7), (7, 0, 3)),
+    ],
+    "what a request leaves over is free again": [
+        (grant(10), (0, 0, 10)),
+        (admit("r", 7), (0, 7, 3)),
+        (settle("r", 5), (5, 0, 5)),
+    ],
+    "a release frees all": [
+        (grant(10), (0, 0, 10)),
+        (admit("r", 7), (0, 7, 3)),
+        (release("r"), (0, 0, 10)),
+    ],
+    "an overrun uses no more than the bound": [
+        (grant(10), (0, 0, 10)),
+        (admit("r", 7), (0, 7, 3)),
+        (settle("r", 9), (9, 0, 3)),
+    ],
+    "an unknown outcome leaves the lease and stays held": [
+        (grant(10), (0, 0, 10)),
+        (admit("r", 7), (0, 7, 3)),
+        (unknown("r"), (0, 7, 3)),
+        (settle("r", 4), (4, 0, 3)),
+    ],
+    "cumulative: doubled and late messages change nothing": [
+        (grant(10), (0, 0, 10)),
+        (grant(10), (0, 0, 10)),
+        (grant(4), (0, 0, 10)),
+        (grant(12), (0, 0, 12)),
+        (give_back(5), (0, 0, 7)),
+        (give_back(5), (0, 0, 7)),
+        (give_back(2), (0, 0, 7)),
+        (give_back(12), (0, 0, 0)),
+    ],
+    "the node log is ahead: never room that is not there": [
+        (admit("r", 7), (0, 7, 0)),
+        (give_back(3), (0, 7, 0)),
+        (grant(12), (0, 7, 2)),
+    ],
+    "a fence voids leases and keeps holds": [
+        (grant(10), (0, 0, 10)),
+        (admit("r", 4), (0, 4, 6)),
+        (Fenced("n1", "silent"), (0, 4, 0)),
+        (grant(20), (0, 4, 0)),
+        (NodeFenced("n1", "n1", "silent", 9), (0, 4, 0)),
+        (settle("r", 3), (3, 0, 0)),
+    ],
+    "the fence is folded after the control log's record of it": [
+        (grant(10), (0, 0, 10)),
+        (NodeFenced("n1", "n1", "silent", 9), (0, 0, 10)),
+        (Fenced("n1", "silent"), (0, 0, 0)),
+    ],
+    "once per request": [
+        (grant(10), (0, 0, 10)),
+        (admit("r", 7), (0, 7, 3)),
+        (settle("r", 5), (5, 0, 5)),
+        (settle("r", 5), (5, 0, 5)),
+        (release("r"), (5, 0, 5)),
+        (unknown("r"), (5, 0, 5)),
+    ],
+    "never admitted": [
+        (settle("x", 5), (0, 0, 0)),
+        (release("x"), (0, 0, 0)),
+    ],
+}
+
+SETTLEMENT = {
+    "reconciled, then corrected": [
+        (admit("r", 7), (0, 7)),
+        (unknown("r"), (0, 7)),
+        (reconcile("r", 3), (3, 0)),
+        (reconcile("r", 5), (5, 0)),
+    ],
+    "the node's own word replaces the operator's": [
+        (admit("r", 7), (0, 7)),
+        (reconcile("r", 3), (3, 0)),
+        (settle("r", 4), (4, 0)),
+        (reconcile("r", 9), (4, 0)),
+    ],
+    "reconciled and then found to be never sent": [
+        (admit("r", 7), (0, 7)),
+        (reconcile("r", 3), (3, 0)),
+        (release("r"), (0, 0)),
+    ],
+    "reconciled before the node log is folded": [
+        (reconcile("r", 3), (0, 0)),
+        (admit("r", 7), (3, 0)),
+        (unknown("r"), (3, 0)),
+    ],
+    "a replayed answer resolves the earlier attempt": [
+        (admit("r1", 7), (0, 7)),
+        (unknown("r1"), (0, 7)),
+        (admit("r2", 7), (0, 14)),
+        (settle("r2", 6, resolves="r1"), (6, 0)),
+    ],
+    "only an unknown outcome is resolved": [
+        (admit("r1", 7), (0, 7)),
+        (admit("r2", 7), (0, 14)),
+        (settle("r2", 6, resolves="r1"), (6, 7)),
+        (settle("r1", 5), (11, 0)),
+    ],
+    "attempts are held and settled each for itself": [
+        (admit("r", 7), (0, 7)),
+        (settle("r", 1), (1, 0)),
+        (admit("r", 6, attempt=2), (1, 6)),
+        (settle("r", 9), (1, 6)),
+        (settle("r", 2, attempt=2), (3, 0)),
+    ],
+    "a release is the newest attempt's": [
+        (admit("r", 7), (0, 7)),
+        (unknown("r"), (0, 7)),
+        (admit("r", 6, attempt=2), (0, 13)),
+        (release("r"), (0, 7)),
+        (settle("r", 5), (5, 0)),
+    ],
+}
+
+OBJECTS = {
+    "a capture does not count twice, a cancel gives back": [
+        (admit("create", 10), (0, 10)),
+        (exposure("create", "pi", 10), (10, 0)),
+        (admit("capture", 0), (10, 0)),
+        (exposure("capture", "pi", 10), (10, 0)),
+        (admit("cancel", 0), (10, 0)),
+        (exposure("cancel", "pi", 0), (0, 0)),
+    ],
+    "an increment counts its difference": [
+        (admit("create", 10), (0, 10)),
+        (exposure("create", "pi", 10), (10, 0)),
+        (admit("more", 5), (10, 5)),
+        (exposure("more", "pi", 15), (15, 0)),
+        (admit("less", 0), (15, 0)),
+        (exposure("less", "pi", 12), (12, 0)),
+    ],
+    "two objects": [
+        (admit("a", 10), (0, 10)),
+        (exposure("a", "pi_a", 10), (10, 0)),
+        (admit("b", 4), (10, 4)),
+        (exposure("b", "pi_b", 4), (14, 0)),
+    ],
+    "an operator's figure gives way to the object's": [
+        (admit("a", 10), (0, 10)),
+        (reconcile("a", 8), (8, 0)),
+        (exposure("a", "pi_a", 10), (10, 0)),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", LEASES)
+def test_leases(name) -> None:
+    budget = Budget()
+    for step, (event, figure) in enumerate(LEASES[name]):
+        apply(budget, event)
+        assert budget.line(LINE, "UTC") == figure, (step, event)
+        budget = load_budget(dump_budget(budget))
+        assert budget.line(LINE, "UTC") == figure, (step, "loaded")
+
+
+@pytest.mark.parametrize("name", SETTLEMENT | OBJECTS)
+def test_settlement(name) -> None:
+    budget = Budget()
+    for step, (event, figure) in enumerate((SETTLEMENT | OBJECTS)[name]):
+        apply(budget, event)
+        for line in (LINE, ORG):
+            assert budget.line(line, "UTC")[:2] == figure, (step, event)
+        budget = load_budget(dump_budget(budget))
+    assert not budget.attempts
+
+
+def test_credit_goes_back_to_the_accounts_and_windows_that_were_charged() -> None:
+    budget = Budget()
+    tomorrow = T0 + DAY
+    for event in (
+        admit("create", 10),
+        exposure("create", "pi", 10),
+        admit("more", 5, at=tomorrow, key="k2"),
+        exposure("more", "pi", 15, at=tomorrow),
+        admit("less", 0, at=tomorrow, key="k3"),
+        exposure("less", "pi", 7, at=tomorrow),
+    ):
+        apply(budget, event)
+    assert budget.figure("key", "k2", "usd", "day", tomorrow, "UTC").settled == 0  # newest first
+    assert budget.figure("key", "k", "usd", "day", T0, "UTC").settled == 7
+    assert budget.figure("key", "k3", "usd", "total", T0, "UTC").settled == 0
+    assert budget.figure("org", "default", "usd", "day", tomorrow, "UTC").settled == 0
+    assert budget.figure("org", "default", "usd", "total", T0, "UTC").settled == 7
+    tracked = budget.object("pi")
+    assert tracked is not None
+    assert (tracked.counted, tracked.key, tracked.amount_minor, tracked.currency) == (7, "k", 0, "usd")
+
+
+def test_an_object_that_was_never_seen() -> None:
+    assert Budget().object("pi_unknown") is None
+
+
+def test_an_overrun_is_counted_and_names_the_accounts() -> None:
+    budget = Budget()
+    apply(budget, admit("r", 7))
+    apply(budget, settle("r", 9))
+    assert budget.overruns.requests == 1
+    assert budget.overruns.amounts[0] == 2
+    assert budget.take_overran() == {("key", "k"), ("agent", "a"), ("org", "default")}
+    assert budget.take_overran() == set()
+
+
+def test_within_its_bound_nothing_overruns() -> None:
+    budget = Budget()
+    apply(budget, admit("r", 7, tokens=5))
+    apply(budget, settle("r", 7, tokens=5))
+    assert (budget.overruns.requests, budget.take_overran()) == (0, set())
+
+
+def test_unknown_bounds() -> None:
+    budget = Budget()
+    apply(budget, admit("r", 7))
+    assert budget.unknown_bound("r") is None  # in flight
+    apply(budget, unknown("r"))
+    assert budget.unknown_bound("r") == Amounts(7, 0, 1, 0)
+    apply(budget, reconcile("r", 3))
+    assert budget.unknown_bound("r") == Amounts(7, 0, 1, 0)  # an operator may correct the figure
+    apply(budget, settle("r", 4))
+    assert budget.unknown_bound("r") is None
+
+
+def test_a_fenced_incarnations_open_request_is_of_unknown_outcome() -> None:
+    budget = Budget()
+    apply(budget, admit("r", 7))
+    apply(budget, Fenced("n1", "silent"))
+    assert budget.unknown_bound("r") == Amounts(7, 0, 1, 0)
+
+
+def test_a_request_open_for_months_settles_where_its_day_was_poured() -> None:
+    budget = Budget()
+    apply(budget, admit("r", 7))
+    much_later = T0 + 100 * DAY
+    apply(budget, Marked(), at_ns=much_later)
+    apply(budget, admit("other", 1, at=much_later))  # touches the accounts, which pours their old days
+    apply(budget, settle("r", 5))
+    figure = budget.figure("org", "default", "usd", "total", much_later, "UTC")
+    assert figure == (5, 1)
+    again = load_budget(dump_budget(budget))
+    assert again.figure("org", "default", "usd", "total", much_later, "UTC") == (5, 1)
+
+
+def test_the_account_of_a_key_that_died_long_ago_is_dropped() -> None:
+    budget = Budget()
+    apply(budget, KeyIssued("k", SYSTEM, "sha", "a", T0, T0 + DAY), at_ns=T0)
+    apply(budget, admit("r", 7))
+    apply(budget, settle("r", 7))
+    apply(budget, Marked(), at_ns=T0 + 8 * DAY)
+    assert budget.figure("key", "k", "usd", "total", T0, "UTC").settled == 7
+    apply(budget, Marked(), at_ns=T0 + 10 * DAY)
+    assert budget.figure("key", "k", "usd", "total", T0, "UTC").settled == 0
+    assert budget.figure("org", "default", "usd", "total", T0, "UTC").settled == 7
+
+
+def test_leases_on_windows_long_over_are_dropped() -> None:
+    budget = Budget()
+    apply(budget, grant(10), at_ns=T0)
+    apply(budget, Marked(), at_ns=T0 + 2 * DAY)
+    assert budget.leases.leased(LINE) == 10
+    apply(budget, Marked(), at_ns=T0 + DAY + (LEASE_KEPT_S + 7_200) * NANOS)
+    assert budget.leases.leased(LINE) == 0
+    assert budget.leases.lines_of("key", "k") == ()
+    apply(budget, give_back(3))
+    assert budget.leases.lines_of("key", "k") == ()
+
+
+def test_a_malformed_line_in_a_nodes_event_is_no_lease() -> None:
+    budget = Budget()
+    apply(budget, LeaseReturned({"nonsense": 3, "a:b:c:d:e": 1}))
+    event = RequestAdmitted("r", T0, Who(key="k"), "u", "o", "GET", "/", Amounts(usd=7), ("nonsense", LINE))
+    apply(budget, event)
+    apply(budget, settle("r", 7))
+    assert budget.line(LINE, "UTC") == (7, 0, 0)
+
+
+def test_windows_turn_in_the_accounts_zone() -> None:
+    budget = Budget()
+    at = T0 + 3 * 3_600 * NANOS  # 03:00 UTC is still yesterday in New York
+    apply(budget, admit("r", 7, at=at))
+    assert budget.figure("key", "k", "usd", "day", T0 - NANOS, "America/New_York").held == 7
+    assert budget.figure("key", "k", "usd", "day", T0 - NANOS, "UTC").held == 0
+    assert budget.figure("key", "k", "usd", "day", at, "UTC").held == 7
+
+
+def test_what_is_folded_long_after_its_day_counts_in_the_total_alone() -> None:
+    live, replayed = Budget(), Budget()
+    much_later = T0 + 100 * DAY
+    apply(live, admit("r", 7))
+    apply(live, Marked(), at_ns=much_later)
+    apply(replayed, Marked(), at_ns=much_later)
+    apply(replayed, admit("r", 7))
+    assert dump_budget(live) == dump_budget(replayed)
+    assert replayed.figure("agent", "a", "usd", "total", much_later, "UTC").held == 7
+
+
+def test_a_change_of_zone_moves_a_days_end() -> None:
+    budget = Budget()
+    evening = T0 + 23 * 3_600 * NANOS
+    apply(budget, admit("r", 7, at=evening))
+    assert budget.line(LINE, "UTC").held == 7
+    shorter = AccountCaps("key", "k", (Cap("usd", "day", 1),), "Asia/Kolkata")
+    apply(budget, BudgetSet(shorter, SYSTEM))
+    # The same line, whose day now ends with Kolkata's: at 18:30 UTC.
+    assert budget.line(LINE, "Asia/Kolkata").held == 0
+
+
+def test_holders_are_those_with_something_free() -> None:
+    budget = Budget()
+    apply(budget, grant(10, "n1"))
+    apply(budget, grant(5, "n2"))
+    assert budget.leases.holders(LINE) == ["n1", "n2"]
+    apply(budget, LeaseReturned({LINE: 10}), actor="n1")
+    assert budget.leases.holders(LINE) == ["n2"]
+    assert (budget.leases.granted("n1", LINE), budget.leases.granted("n3", LINE)) == (10, 0)
