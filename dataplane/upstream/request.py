@@ -1,0 +1,77 @@
+"""The head of a request as bytes, or a refusal before anything is sent. Pure.
+
+The headers come from an agent by way of the proxy, so they are checked as hostile input: one line break too many and
+the agent would write a second request, under the vendor's real credential, that no policy has seen. The check is
+one pass over the joined block: once every byte that a value may hold is taken away, exactly the line ends that
+were put in must be left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from dataplane.upstream.errors import RequestInvalid
+
+Header = tuple[bytes, bytes]
+
+RESERVED_HEADERS = frozenset(
+    {
+        b"connection",
+        b"content-length",
+        b"expect",
+        b"host",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+"""Names (lower case) that the client writes itself or that only concern one connection; `send` refuses them."""
+
+# RFC 9110, 5.6.2: the characters of a token, so of a field name and of a method.
+_TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+# RFC 9110, 5.5: visible ASCII, blank, tab and the opaque upper half. No CR, LF, NUL or other control.
+_VALUE_BYTES = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
+# Any visible ASCII except the fragment mark, which never goes on the wire.
+_TARGET_BYTES = bytes(sorted(set(range(0x21, 0x7F)) - {ord("#")}))
+_METHODS_WITH_LENGTH = frozenset({"POST", "PUT", "PATCH"})
+_USUAL_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Request(NamedTuple):
+    """One request, ready for the wire: the encoded head, the body, and what reading the answer needs to know."""
+
+    head: bytes
+    body: bytes
+    head_only: bool
+
+
+def encode_request(method: str, authority: bytes, target: bytes, headers: Sequence[Header], body: bytes) -> Request:
+    """Encode a request, or raise RequestInvalid (nothing is echoed: a value may be a credential)."""
+    if method not in _USUAL_METHODS:
+        _check_method(method)
+    if target[:1] != b"/" or target.translate(None, _TARGET_BYTES):
+        raise RequestInvalid("the target is a path of visible ASCII that begins with /", sent=False)
+    names = [name for name, _ in headers]
+    if b"" in names or b"".join(names).translate(None, _TOKEN_BYTES):
+        raise RequestInvalid("a header name is empty or holds a character that names must not hold", sent=False)
+    if not RESERVED_HEADERS.isdisjoint([name.lower() for name in names]):
+        raise RequestInvalid("a header of the connection or of the framing is the client's to write", sent=False)
+    lines = b"\r\n".join([b": ".join(header) for header in headers])
+    if lines.translate(None, _VALUE_BYTES) != b"\r\n" * (len(names) - 1):
+        raise RequestInvalid("a header value holds a line break or another control character", sent=False)
+    length = b"Content-Length: %d\r\n" % len(body) if body or method in _METHODS_WITH_LENGTH else b""
+    start = b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (method.encode("ascii"), target, authority)
+    head = b"%b%b\r\n%b\r\n" % (start, lines, length) if names else b"%b%b\r\n" % (start, length)
+    return Request(head, body, method == "HEAD")
+
+
+def _check_method(method: str) -> None:
+    if not method or not method.isascii() or method.encode("ascii").translate(None, _TOKEN_BYTES):
+        raise RequestInvalid("the method is not a token", sent=False)
+    if method.upper() == "CONNECT":
+        raise RequestInvalid("CONNECT would open a tunnel that nothing could meter", sent=False)
