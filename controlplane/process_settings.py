@@ -8,21 +8,10 @@ from typing import TypeVar
 
 import msgspec
 
+from events.messaging.credentials import NatsCredentials
 from schemas.settings import Settings
 
 T = TypeVar("T")
-
-
-class NatsAccess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a process reaches NATS. The user is one of the control account's."""
-
-    url: str
-    user: str
-    password: str
-
-    def __repr__(self) -> str:
-        """Without the password."""
-        return f"NatsAccess({self.url!r}, user={self.user!r})"
 
 
 class ClickHouseAccess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,7 +21,6 @@ class ClickHouseAccess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     port: int
     user: str
     password: str
-    database: str = "ringfence"
 
     def __repr__(self) -> str:
         """Without the password."""
@@ -43,33 +31,39 @@ class ControlProcess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """The control plane. `bootstrap_token_sha256`: an admin operator is recorded for it if there is none yet."""
 
     settings: Settings
-    nats: NatsAccess
+    nats: NatsCredentials
     clickhouse: ClickHouseAccess
     host: str
     port: int
     data_dir: str
     ready_mark: str
     bootstrap_token_sha256: str = ""
+    control_stream_bytes: int = 0
+    """Size of the control log's stream, made if missing. 0: the default."""
+    nodes_stream_bytes: int = 0
     parent_pid: int = 0
     """The supervisor; when it has gone the process ends. 0: none."""
 
 
 class AuditProcess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The audit writer and, embedded, its ClickHouse. `clickhouse` names the server; `embedded_path` empty: a
-    ClickHouse server elsewhere, else the directory of the chDB that this process serves at `clickhouse.port`
-    (0: any free one, told by the ready mark).
+    """The audit writer and, embedded, its ClickHouse.
+
+    `embedded_path`: directory of the chDB that this process serves at `clickhouse.port` (0: any free one, told by
+    the ready mark); empty: `clickhouse` names a server elsewhere.
     """
 
-    nats: NatsAccess
+    nats: NatsCredentials
     clickhouse: ClickHouseAccess
     embedded_path: str
-    data_dir: str
     ready_mark: str
-    control_url: str = ""
-    """Where the embedded endpoint asks who an auditor's token belongs to."""
+    control_stream_bytes: int = 0
+    nodes_stream_bytes: int = 0
     parent_pid: int = 0
 
 
 def read_process_settings(path: Path, kind: type[T]) -> T:
-    """Decode one of these files. Raises OSError or msgspec.ValidationError, whose text holds no values."""
-    return msgspec.json.decode(path.read_bytes(), type=kind)
+    """Decode one of these files. Raises OSError or ValueError, whose text quotes no values."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"{path} is not a settings file of this version: {error}") from None

@@ -5,7 +5,7 @@ once, so that a file is mended in one go.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,6 +17,8 @@ from schemas.ids import NAME_RULE, is_name
 from schemas.money import MoneyError, parse_rate
 from schemas.settings import Auth, Defaults, FxRates, PriceSettings, Settings, Timing, Upstream
 from schemas.vendors import RESERVED_NAMES, VENDORS
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 MAX_CONFIG_BYTES = 1 << 20
 """A configuration of a thousand upstreams stays far below a megabyte."""
@@ -173,7 +175,7 @@ class _Reader:
             )
         return timing
 
-    def _struct(self, kind: type[Any], node: Node | None, where: str, defaults: dict[str, Any] | None = None) -> Any:
+    def _struct(self, kind: type[S], node: Node | None, where: str, defaults: dict[str, Any] | None = None) -> S:
         """One struct, field by field, so that each problem has its own line."""
         fields = {field.name: field for field in msgspec.structs.fields(kind)}
         parts = self._mapping(node, where, tuple(fields))

@@ -79,7 +79,7 @@ class _Tree:
     def _scalar(self, source: yaml.Node, line: int) -> Any:
         try:
             # A loader of its own turns the scalar into bool, int or text as YAML resolves it.
-            value = yaml.SafeLoader("").construct_object(source)  # type: ignore[no-untyped-call]
+            value = yaml.SafeLoader("").construct_object(source)
         except (yaml.YAMLError, ValueError):
             self._problem(line, "a value cannot be read", "quote it")
             return None

@@ -20,7 +20,7 @@ def agents() -> None:
 @agents.command("list")
 @json_option
 @click.pass_obj
-def list_agents(obj: Context, *, as_json: bool) -> None:
+def list_agents(obj: Context, /, *, as_json: bool) -> None:
     """List agents."""
     answer = obj.client().call("GET", "/v1/agents")
     if as_json:
@@ -33,7 +33,7 @@ def list_agents(obj: Context, *, as_json: bool) -> None:
 @click.argument("name")
 @json_option
 @click.pass_obj
-def show(obj: Context, name: str, *, as_json: bool) -> None:
+def show(obj: Context, /, name: str, *, as_json: bool) -> None:
     """Show an agent."""
     answer = obj.client().call("GET", f"/v1/agents/{quote(name, safe='')}")
     if as_json:
@@ -72,7 +72,7 @@ def budgets() -> None:
 @click.option("--per-request-cap", "per_request_usd_cap", metavar="USD")
 @json_option
 @click.pass_obj
-def set_budget(obj: Context, kind: str, name: str, *, as_json: bool, **caps: Any) -> None:
+def set_budget(obj: Context, /, kind: str, name: str, *, as_json: bool, **caps: Any) -> None:
     """Set all caps of an account (those not given are removed).
 
     \b
@@ -88,7 +88,7 @@ def set_budget(obj: Context, kind: str, name: str, *, as_json: bool, **caps: Any
 @budgets.command("list")
 @json_option
 @click.pass_obj
-def list_budgets(obj: Context, *, as_json: bool) -> None:
+def list_budgets(obj: Context, /, *, as_json: bool) -> None:
     """List budgets with what is spent, held and left in each window."""
     answer = obj.client().call("GET", "/v1/budgets")
     if as_json:

@@ -34,7 +34,7 @@ def keys() -> None:
 @click.option("--expires-in", help='Such as "1h" or "30d". [default: the server\'s]')
 @json_option
 @click.pass_obj
-def issue(obj: Context, *, as_json: bool, run_id: str | None, **options: Any) -> None:
+def issue(obj: Context, /, *, as_json: bool, run_id: str | None, **options: Any) -> None:
     """Issue a vault key. Its token is shown once.
 
     \b
@@ -61,7 +61,7 @@ def issue(obj: Context, *, as_json: bool, run_id: str | None, **options: Any) ->
 @click.option("--limit", type=int, default=50, show_default=True)
 @json_option
 @click.pass_obj
-def list_keys(obj: Context, *, as_json: bool, **filters: Any) -> None:
+def list_keys(obj: Context, /, *, as_json: bool, **filters: Any) -> None:
     """List keys, newest first."""
     params = {name: str(value) for name, value in given(**filters).items()}
     answer = obj.client().call("GET", "/v1/keys", params=params)
@@ -80,7 +80,7 @@ def _spent_today(row: dict[str, Any]) -> Any:
 @click.argument("key")
 @json_option
 @click.pass_obj
-def show(obj: Context, key: str, *, as_json: bool) -> None:
+def show(obj: Context, /, key: str, *, as_json: bool) -> None:
     """Show a key, its policy, and what it has spent in each window."""
     answer = obj.client().call("GET", f"/v1/keys/{quote(key, safe='')}")
     if as_json:
@@ -116,7 +116,7 @@ keys.add_command(_on_key("resume", "works again"))
 @click.option("--label", help="Every key with this label.")
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @click.pass_obj
-def revoke(obj: Context, key: str | None, *, dry_run: bool, **selector: Any) -> None:
+def revoke(obj: Context, /, key: str | None, *, dry_run: bool, **selector: Any) -> None:
     """Revoke a key, or all keys of an agent, team, run or label.
 
     When this returns, no node forwards another request with them, and their open streams are cut.

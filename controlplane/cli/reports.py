@@ -48,7 +48,7 @@ NODE_COLUMNS = ("slot", "incarnation", "state", "joined_at", "applied", "pid", "
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 @json_option
 @click.pass_obj
-def report(obj: Context, name: str, *, from_: str | None, as_csv: bool, as_json: bool, **options: Any) -> None:
+def report(obj: Context, /, name: str, *, from_: str | None, as_csv: bool, as_json: bool, **options: Any) -> None:
     """Print a report.
 
     \b
@@ -89,7 +89,7 @@ def requests() -> None:
 @click.option("--limit", type=int, default=50, show_default=True)
 @json_option
 @click.pass_obj
-def list_requests(obj: Context, *, from_: str | None, as_json: bool, **filters: Any) -> None:
+def list_requests(obj: Context, /, *, from_: str | None, as_json: bool, **filters: Any) -> None:
     """List requests, newest first."""
     params = {key: str(value) for key, value in given(**filters).items()}
     if from_:
@@ -117,7 +117,7 @@ def show_request(obj: Context, request_id: str, *, as_json: bool) -> None:
 @click.command(context_settings=CONTEXT_SETTINGS)
 @json_option
 @click.pass_obj
-def nodes(obj: Context, *, as_json: bool) -> None:
+def nodes(obj: Context, /, *, as_json: bool) -> None:
     """List proxy nodes: who is up, and what each has applied."""
     answer = obj.client().call("GET", "/v1/nodes")
     if as_json:

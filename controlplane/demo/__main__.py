@@ -16,6 +16,7 @@ import msgspec
 import uvloop
 
 from controlplane.demo.vendors import DemoVendors, new_openai_key, new_stripe_key
+from controlplane.parent import parent_gone
 
 STRIPE_KEY_VARIABLE = "RINGFENCE_DEMO_STRIPE_KEY"
 OPENAI_KEY_VARIABLE = "RINGFENCE_DEMO_OPENAI_KEY"
@@ -30,8 +31,16 @@ OPENAI_KEY_VARIABLE = "RINGFENCE_DEMO_OPENAI_KEY"
     "--credentials", type=click.Path(path_type=Path, dir_okay=False), help="Write the keys here, for the owner only."
 )
 @click.option("--seed", type=int, help="Makes ids and chances repeatable.")
+@click.option("--parent-pid", type=int, default=0, help="End when this process has gone; 0: go on alone.")
 def main(
-    host: str, port: int, log_file: Path | None, endpoints: Path | None, credentials: Path | None, seed: int | None
+    *,
+    host: str,
+    port: int,
+    log_file: Path | None,
+    endpoints: Path | None,
+    credentials: Path | None,
+    seed: int | None,
+    parent_pid: int,
 ) -> None:
     """Simulated Stripe and OpenAI. Prints {"stripe", "openai", "pid"} as one line once both listen."""
     stripe_key, openai_key = os.environ.get(STRIPE_KEY_VARIABLE), os.environ.get(OPENAI_KEY_VARIABLE)
@@ -51,12 +60,12 @@ def main(
     try:
         if credentials is not None:
             _write(credentials, {"stripe_key": stripe_key, "openai_key": openai_key})
-        uvloop.run(_serve(vendors, endpoints))
+        uvloop.run(_serve(vendors, endpoints, parent_pid))
     except OSError as error:
         raise click.ClickException(str(error)) from error
 
 
-async def _serve(vendors: DemoVendors, endpoints: Path | None) -> None:
+async def _serve(vendors: DemoVendors, endpoints: Path | None, parent_pid: int) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -67,7 +76,13 @@ async def _serve(vendors: DemoVendors, endpoints: Path | None) -> None:
             _write(endpoints, addresses)
         click.echo(msgspec.json.encode(addresses).decode())
         sys.stdout.flush()
-        await stop.wait()
+        ends = {
+            loop.create_task(stop.wait(), name="stop signal"),
+            loop.create_task(parent_gone(parent_pid), name="parent watch"),
+        }
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
 
 
 def _write(path: Path, shown: Mapping[str, object]) -> None:

@@ -77,14 +77,14 @@ class Child:
             os.close(descriptor)
 
     async def _await_ready(self, timeout_s: float) -> dict[str, Any]:
-        process = self._process
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while process is not None and process.returncode is None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while self.pid is not None:
             with contextlib.suppress(FileNotFoundError, ValueError):
                 mark: dict[str, Any] = json.loads(self._ready_mark.read_text())
                 return mark
-            if asyncio.get_running_loop().time() > deadline:
-                await self._end(process, 5.0)
+            if loop.time() > deadline:
+                await self.stop(5.0)
                 raise ChildFailed(f"{self.name} was not ready within {timeout_s:.0f} s; see {self._log}")
             await asyncio.sleep(READY_POLL_S)
         raise ChildFailed(f"{self.name} ended at its start: {self._last_line()} (see {self._log})")

@@ -1,0 +1,75 @@
+"""The audit process: wiring. Embedded ClickHouse (if any), schema, one writer per log."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from controlplane.audit.auditors import Auditors, authenticator
+from controlplane.audit.embedded import EmbeddedClickHouse
+from controlplane.audit.endpoint_limits import EndpointLimits
+from controlplane.audit.store import Store, StoreUnavailable
+from controlplane.audit.writer import LogName, LogWriter
+from controlplane.process import run_until_stopped, write_ready_mark
+from controlplane.process_settings import AuditProcess
+from events.log.port import StreamPort
+from events.log.streams import control_stream, nodes_stream
+from events.messaging.connection import NatsConnection, connect
+
+_log = logging.getLogger(__name__)
+
+MIGRATE_RETRY_S = 0.5
+LAST_BLOCK_S = 1.5
+"""At the end the writers get this long to gather and write what the logs hold."""
+
+
+async def run_audit(settings: AuditProcess) -> None:
+    """Run until SIGTERM, or until something ends that must not. Raises what ended it."""
+    nats = await connect(settings.nats, name="ringfence audit")
+    try:
+        control, nodes = await _streams(nats, settings)
+        auditors = Auditors(control)
+        endpoint, access = None, settings.clickhouse
+        if settings.embedded_path:
+            login = authenticator(auditors, access.user, access.password)
+            endpoint = EmbeddedClickHouse(Path(settings.embedded_path), login, limits=EndpointLimits())
+            port = await endpoint.start(access.host, access.port)
+            access = msgspec.structs.replace(access, port=port)
+        store = Store(access)
+        try:
+            await _migrate(store)
+            writers = {name: LogWriter(name, port, store) for name, port in _logs(control, nodes)}
+            write_ready_mark(Path(settings.ready_mark), clickhouse_port=access.port)
+            jobs: dict[str, Coroutine[Any, Any, None]] = {f"audit {n}": writer.run() for n, writer in writers.items()}
+            if endpoint is not None:
+                jobs["auditors"] = auditors.run()
+            await run_until_stopped(jobs, parent_pid=settings.parent_pid, linger_s=LAST_BLOCK_S)
+        finally:
+            await store.close()
+            if endpoint is not None:
+                await endpoint.close()
+    finally:
+        await nats.close()
+
+
+async def _streams(nats: NatsConnection, settings: AuditProcess) -> tuple[StreamPort, StreamPort]:
+    control = control_stream(settings.control_stream_bytes) if settings.control_stream_bytes else control_stream()
+    nodes = nodes_stream(settings.nodes_stream_bytes) if settings.nodes_stream_bytes else nodes_stream()
+    return await nats.ensure_stream(control), await nats.ensure_stream(nodes)
+
+
+def _logs(control: StreamPort, nodes: StreamPort) -> tuple[tuple[LogName, StreamPort], tuple[LogName, StreamPort]]:
+    return ("control", control), ("nodes", nodes)
+
+
+async def _migrate(store: Store) -> None:
+    """Until ClickHouse is there; a wrong password or an old server shows in the log."""
+    while True:
+        with contextlib.suppress(StoreUnavailable):
+            await store.migrate()
+            return
+        await asyncio.sleep(MIGRATE_RETRY_S)

@@ -1,0 +1,235 @@
+"""Events as rows of `ringfence.events`: pure, so that the same span of a log always gives the same rows.
+
+The one figure that an event does not hold by itself is what an object's new exposure counts for: the difference
+to its last one. `rows_of` takes what it must remember as an argument and leaves it updated.
+"""
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from events.codec import Batch
+from events.log.port import Stored
+from events.types import (
+    AgentRegistered,
+    AgentResumed,
+    AgentSuspended,
+    AgentUpdated,
+    BudgetSet,
+    By,
+    Fenced,
+    FenceOpened,
+    Heartbeat,
+    KeyIssued,
+    LogMarked,
+    Marked,
+    NodeFenced,
+    NodeJoined,
+    ObjectExposure,
+    RequestAdmitted,
+    RequestReconciled,
+    RequestRefused,
+    RequestReleased,
+    RequestSettled,
+)
+from schemas.money import NANOS_PER_USD
+from schemas.policy import Who
+
+SIGNS_OF_LIFE = (Heartbeat, Marked, LogMarked)
+"""Ten a second from each idle node, and they say nothing that a compliance officer asks."""
+
+Row = dict[str, Any]
+
+REMEMBERED_SETTLEMENTS = 200_000
+"""A settlement is told twice only by a node that was fenced meanwhile, so within seconds of the first."""
+
+
+class Memory:
+    """What rows need of the events before: last exposures of objects, and which requests are settled."""
+
+    def __init__(self) -> None:
+        self.exposures: dict[str, int] = {}
+        """`<meter> <object reference>` -> exposure in nano-dollars."""
+        self._settled: dict[str, None] = {}
+
+    def forget_objects(self, keep: int) -> None:
+        """Drop the objects seen first until `keep` are left; their exposures can be looked up again."""
+        while len(self.exposures) > max(0, keep):
+            del self.exposures[next(iter(self.exposures))]
+
+    def settle(self, request_id: str) -> bool:
+        """Whether this is the request's first settlement; the ledger ignores all others."""
+        if request_id in self._settled:
+            return False
+        self._settled[request_id] = None
+        if len(self._settled) > REMEMBERED_SETTLEMENTS:
+            del self._settled[next(iter(self._settled))]
+        return True
+
+
+COLUMNS: dict[str, Any] = {
+    "log": "", "seq": 0, "idx": 0, "actor": "", "n": 0, "at": 0, "stored_at": 0, "type": "", "request_id": "",
+    "key": "", "label": "", "agent": "", "owner": "", "purpose": "", "cost_center": "", "run": "", "user": "",
+    "feature": "", "client": "", "upstream": "", "operation": "", "method": "", "path": "", "model": "",
+    "status": 0, "outcome": "", "refusal": "", "message": "", "line": "", "count": 0, "bound_usd": Decimal(0),
+    "actual_usd": Decimal(0), "refund_usd": Decimal(0), "object": "", "exposure_usd": Decimal(0), "meter": "",
+    "resolves": "", "input_tokens": 0, "output_tokens": 0, "cached_tokens": 0, "tool_calls": 0, "latency_us": 0,
+    "overhead_us": 0, "subject": "", "operator": "", "operator_name": "", "address": "", "reason": "", "data": "",
+}  # fmt: skip
+"""Every column of the table in its order, with the value of an event that has nothing to say there."""
+
+
+def usd(nanos: int) -> Decimal:
+    """Nano-dollars as the Decimal(18, 9) of a column."""
+    return Decimal(nanos) / NANOS_PER_USD
+
+
+def objects_of(batch: Batch) -> list[str]:
+    """Places of the objects that a batch settles, whose last exposures `rows_of` will want to know."""
+    settled = (event for event in batch.events if isinstance(event, RequestSettled))
+    return [place_of(event.object) for event in settled if event.object is not None]
+
+
+def place_of(settled: ObjectExposure) -> str:
+    """A key of `Memory.exposures`."""
+    return f"{settled.meter} {settled.ref}"
+
+
+def rows_of(log: str, message: Stored, batch: Batch, memory: Memory) -> list[Row]:
+    """The rows of one log message, whose payload is `batch`."""
+    rows = []
+    for idx, event in enumerate(batch.events):
+        if isinstance(event, SIGNS_OF_LIFE):
+            continue
+        row: Row = {
+            "log": log,
+            "seq": message.sequence,
+            "idx": idx,
+            "actor": batch.actor,
+            "n": batch.n,
+            "at": batch.at_ns,
+            "stored_at": message.time_ns,
+            "type": type(event).__name__,
+            "data": _json(event),
+        }
+        _fill(row, event, memory)
+        rows.append(row)
+    return rows
+
+
+def _fill(row: Row, event: Any, memory: Memory) -> None:
+    filler = _FILLERS.get(type(event))
+    if filler is not None:
+        filler(row, event)
+    if isinstance(event, RequestSettled):
+        _count(row, event, memory)
+    by = getattr(event, "by", None)
+    if isinstance(by, By):
+        row.update(operator=by.operator, operator_name=by.name, address=by.address, reason=by.reason)
+        row.setdefault("subject", _subject(event))
+
+
+def _admitted(row: Row, event: RequestAdmitted) -> None:
+    _who(row, event.who)
+    row.update(
+        at=event.at_ns, request_id=event.request_id, client=event.client, upstream=event.upstream,
+        operation=event.operation, method=event.method, path=event.path, model=event.model,
+        bound_usd=usd(event.bound.usd),
+    )  # fmt: skip
+
+
+def _refused(row: Row, event: RequestRefused) -> None:
+    _who(row, event.who)
+    row.update(
+        at=event.first_at_ns, request_id=event.request_id, client=event.client, upstream=event.upstream,
+        method=event.method, path=event.path, model=event.model, status=event.status, refusal=event.code,
+        message=event.message, line=event.line, count=event.count, outcome="refused", bound_usd=usd(event.bound.usd),
+    )  # fmt: skip
+
+
+def _settled(row: Row, event: RequestSettled) -> None:
+    row.update(
+        at=event.at_ns, request_id=event.request_id, model=event.model, status=event.status, outcome=event.outcome,
+        message=event.error, input_tokens=event.input_tokens, output_tokens=event.output_tokens,
+        cached_tokens=event.cached_tokens, tool_calls=event.tool_calls, latency_us=event.latency_us,
+        overhead_us=event.overhead_us, resolves=event.resolves,
+    )  # fmt: skip
+
+
+def _count(row: Row, event: RequestSettled, memory: Memory) -> None:
+    """What the settlement counts: its actual figures, and for an object the difference (rule S2)."""
+    if event.outcome != "settled" or not memory.settle(event.request_id):
+        return
+    spent, refunded = event.actual.usd, event.actual.refund
+    if event.object is not None:
+        place = place_of(event.object)
+        difference = event.object.exposure_nanos - memory.exposures.get(place, 0)
+        memory.exposures[place] = event.object.exposure_nanos
+        row.update(object=event.object.ref, exposure_usd=usd(event.object.exposure_nanos), meter=event.object.meter)
+        if event.object.meter == "usd":
+            spent = difference
+        else:
+            refunded = difference
+    row.update(actual_usd=usd(spent), refund_usd=usd(refunded))
+
+
+def _released(row: Row, event: RequestReleased) -> None:
+    row.update(request_id=event.request_id, reason=event.reason, outcome="released")
+    if event.at_ns:
+        row["at"] = event.at_ns
+
+
+def _reconciled(row: Row, event: RequestReconciled) -> None:
+    row.update(request_id=event.request_id, actual_usd=usd(event.actual.usd), subject=f"request:{event.request_id}")
+
+
+def _fence(row: Row, event: Fenced | FenceOpened) -> None:
+    row.update(subject=event.actor, reason=getattr(event, "reason", ""))
+
+
+def _node(row: Row, event: NodeJoined | NodeFenced) -> None:
+    row.update(subject=event.incarnation, reason=getattr(event, "reason", ""))
+
+
+def _who(row: Row, who: Who) -> None:
+    for field in Who.__struct_fields__:
+        row[field] = getattr(who, field)
+
+
+_FILLERS: dict[type, Callable[[Row, Any], None]] = {
+    RequestAdmitted: _admitted,
+    RequestRefused: _refused,
+    RequestSettled: _settled,
+    RequestReleased: _released,
+    RequestReconciled: _reconciled,
+    Fenced: _fence,
+    FenceOpened: _fence,
+    NodeJoined: _node,
+    NodeFenced: _node,
+}
+
+
+def _subject(event: Any) -> str:
+    """What a control event changed: `key:vk_...`, `agent:billing-bot`, `budget:team:finance`, `operator:op_...`."""
+    name = type(event).__name__
+    if isinstance(event, BudgetSet):
+        return f"budget:{event.account.kind}:{event.account.id}"
+    if isinstance(event, AgentRegistered | AgentUpdated | AgentSuspended | AgentResumed):
+        return f"agent:{event.name}"
+    if isinstance(event, KeyIssued) or name.startswith("Key"):
+        return f"key:{event.id}"
+    return f"operator:{event.id}" if name.startswith("Operator") else name
+
+
+def _json(event: Any) -> str:
+    """The event as JSON. Digests of tokens are of no use to a reader, and best kept where they are needed."""
+    fields = msgspec.to_builtins(event)
+    fields.pop("token_sha256", None)
+    return msgspec.json.encode(fields).decode()
+
+
+def as_values(row: Row) -> list[Any]:
+    """The row's values in the table's order."""
+    return [row.get(name, default) for name, default in COLUMNS.items()]

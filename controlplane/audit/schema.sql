@@ -1,0 +1,179 @@
+-- The audit's tables and views, one statement after another. Every statement may be repeated.
+--
+-- `events` is immutable: one row per event of both logs, but for signs of life (Heartbeat, Marked, LogMarked),
+-- in the place that the log gave it (log, seq, idx). Everything else is a view of it, so that there is nothing
+-- to keep in step: one set of numbers.
+
+CREATE DATABASE IF NOT EXISTS ringfence;
+
+-- Which span of a log a block holds, recorded before the block is inserted. A writer that was killed inserts the
+-- last span again, row for row the same, under the same token, and ClickHouse drops what it already has.
+CREATE TABLE IF NOT EXISTS ringfence.blocks
+(
+    log        LowCardinality(String),
+    from_seq   UInt64,
+    to_seq     UInt64,
+    written_at DateTime64(3) DEFAULT now64(3)
+)
+ENGINE = MergeTree
+ORDER BY (log, from_seq)
+SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+
+CREATE TABLE IF NOT EXISTS ringfence.events
+(
+    log           LowCardinality(String) COMMENT 'control or nodes',
+    seq           UInt64 COMMENT 'sequence of the message in its stream',
+    idx           UInt32 COMMENT 'place of the event in the message',
+    actor         LowCardinality(String) COMMENT 'whose log: an incarnation of a node, or a control plane',
+    n             UInt64 COMMENT 'number of the message in that log',
+    at            DateTime64(9) COMMENT 'when it happened, by the clock of who recorded it',
+    stored_at     DateTime64(9) COMMENT 'when the log stored it',
+    type          LowCardinality(String) COMMENT 'name of the event, without its version',
+    request_id    String,
+    key           String,
+    label         String,
+    agent         LowCardinality(String),
+    owner         LowCardinality(String) COMMENT 'the team',
+    purpose       LowCardinality(String),
+    cost_center   LowCardinality(String),
+    run           String,
+    user          String,
+    feature       LowCardinality(String),
+    client        String COMMENT 'address of the caller',
+    upstream      LowCardinality(String),
+    operation     LowCardinality(String),
+    method        LowCardinality(String),
+    path          String,
+    model         LowCardinality(String),
+    status        UInt16 COMMENT 'HTTP status of the answer or refusal',
+    outcome       LowCardinality(String),
+    refusal       LowCardinality(String),
+    message       String,
+    line          String COMMENT 'the account, meter and window that did not fit',
+    count         UInt64 COMMENT 'how many requests a refusal stands for',
+    bound_usd     Decimal(18, 9),
+    actual_usd    Decimal(18, 9) COMMENT 'what was counted; for objects the difference to what had been',
+    refund_usd    Decimal(18, 9),
+    object        String COMMENT 'reference of the vendor object that was settled',
+    exposure_usd  Decimal(18, 9) COMMENT 'what that object has moved or may still move',
+    meter         LowCardinality(String) COMMENT 'the meter of the object',
+    resolves      String COMMENT 'the earlier request whose unknown outcome this one resolves',
+    input_tokens  UInt64,
+    output_tokens UInt64,
+    cached_tokens UInt64,
+    tool_calls    UInt32,
+    latency_us    UInt64,
+    overhead_us   UInt64,
+    subject       String COMMENT 'what a control event changed, or which actor was fenced',
+    operator      String,
+    operator_name String,
+    address       String,
+    reason        String,
+    data          String COMMENT 'the event as JSON, without digests of tokens',
+    INDEX by_request request_id TYPE bloom_filter GRANULARITY 4,
+    INDEX by_object object TYPE bloom_filter GRANULARITY 4
+)
+ENGINE = MergeTree
+PARTITION BY toYYYYMM(stored_at)
+ORDER BY (log, seq, idx)
+TTL toDateTime(stored_at) + INTERVAL 90 DAY
+SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+
+-- One row per request (and per coalesced refusal), merged from its events.
+CREATE OR REPLACE VIEW ringfence.requests AS
+SELECT
+    request_id,
+    minIf(at, type IN ('RequestAdmitted', 'RequestRefused')) AS at,
+    anyIf(agent, type IN ('RequestAdmitted', 'RequestRefused')) AS agent,
+    anyIf(owner, type IN ('RequestAdmitted', 'RequestRefused')) AS owner,
+    anyIf(purpose, type IN ('RequestAdmitted', 'RequestRefused')) AS purpose,
+    anyIf(cost_center, type IN ('RequestAdmitted', 'RequestRefused')) AS cost_center,
+    anyIf(key, type IN ('RequestAdmitted', 'RequestRefused')) AS key,
+    anyIf(label, type IN ('RequestAdmitted', 'RequestRefused')) AS label,
+    anyIf(run, type IN ('RequestAdmitted', 'RequestRefused')) AS run,
+    anyIf(user, type IN ('RequestAdmitted', 'RequestRefused')) AS user,
+    anyIf(feature, type IN ('RequestAdmitted', 'RequestRefused')) AS feature,
+    anyIf(client, type IN ('RequestAdmitted', 'RequestRefused')) AS client,
+    anyIf(upstream, type IN ('RequestAdmitted', 'RequestRefused')) AS upstream,
+    anyIf(operation, type = 'RequestAdmitted') AS operation,
+    anyIf(method, type IN ('RequestAdmitted', 'RequestRefused')) AS method,
+    anyIf(path, type IN ('RequestAdmitted', 'RequestRefused')) AS path,
+    if(anyIf(model, type = 'RequestSettled') != '', anyIf(model, type = 'RequestSettled'), max(model)) AS model,
+    max(status) AS status,
+    multiIf(
+        countIf(type = 'RequestRefused') > 0, 'refused',
+        countIf(type = 'RequestReconciled') > 0, 'settled',
+        countIf(type = 'RequestSettled' AND outcome = 'settled') > 0, 'settled',
+        request_id IN (SELECT resolves FROM ringfence.events WHERE resolves != ''), 'settled',
+        countIf(type = 'RequestReleased') > 0, 'released',
+        countIf(type = 'RequestSettled') > 0, 'unknown',
+        anyIf(actor, type = 'RequestAdmitted') IN (SELECT subject FROM ringfence.events WHERE type = 'Fenced'), 'unknown',
+        'open'
+    ) AS outcome,
+    max(refusal) AS refusal,
+    anyIf(message, type = 'RequestRefused') AS message,
+    maxIf(count, type = 'RequestRefused') AS refused_count,
+    maxIf(bound_usd, type IN ('RequestAdmitted', 'RequestRefused')) AS bound_usd,
+    -- The first settlement counts (a re-joined node may tell it again); a reconciliation replaces it.
+    if(countIf(type = 'RequestReconciled') > 0,
+       argMaxIf(actual_usd, seq, type = 'RequestReconciled'),
+       argMinIf(actual_usd, (seq, idx), type = 'RequestSettled' AND outcome = 'settled')) AS actual_usd,
+    argMinIf(refund_usd, (seq, idx), type = 'RequestSettled' AND outcome = 'settled') AS refund_usd,
+    if(outcome = 'settled', greatest(actual_usd - bound_usd, toDecimal64(0, 9)), toDecimal64(0, 9)) AS overrun_usd,
+    if(outcome IN ('open', 'unknown'), bound_usd, toDecimal64(0, 9)) AS held_usd,
+    argMinIf(input_tokens, (seq, idx), type = 'RequestSettled') AS input_tokens,
+    argMinIf(output_tokens, (seq, idx), type = 'RequestSettled') AS output_tokens,
+    argMinIf(cached_tokens, (seq, idx), type = 'RequestSettled') AS cached_tokens,
+    argMinIf(tool_calls, (seq, idx), type = 'RequestSettled') AS tool_calls,
+    argMinIf(latency_us, (seq, idx), type = 'RequestSettled') AS latency_us,
+    argMinIf(overhead_us, (seq, idx), type = 'RequestSettled') AS overhead_us
+FROM ringfence.events
+WHERE request_id != ''
+GROUP BY request_id
+HAVING countIf(type IN ('RequestAdmitted', 'RequestRefused')) > 0;
+
+CREATE OR REPLACE VIEW ringfence.spend_hourly AS
+SELECT
+    toStartOfHour(at) AS hour, agent, owner, purpose, cost_center, key, upstream, model,
+    countIf(outcome != 'refused') AS admitted,
+    countIf(outcome = 'settled') AS settled,
+    countIf(outcome = 'unknown') AS unknown,
+    sum(refused_count) AS refused,
+    sum(actual_usd) AS settled_usd,
+    sum(held_usd) AS held_usd,
+    sum(overrun_usd) AS overrun_usd,
+    sum(input_tokens) AS input_tokens,
+    sum(output_tokens) AS output_tokens
+FROM ringfence.requests
+GROUP BY hour, agent, owner, purpose, cost_center, key, upstream, model;
+
+CREATE OR REPLACE VIEW ringfence.spend_daily AS
+SELECT
+    toDate(hour) AS day, agent, owner, purpose, cost_center, key, upstream, model,
+    sum(admitted) AS admitted,
+    sum(settled) AS settled,
+    sum(unknown) AS unknown,
+    sum(refused) AS refused,
+    sum(settled_usd) AS settled_usd,
+    sum(held_usd) AS held_usd,
+    sum(overrun_usd) AS overrun_usd,
+    sum(input_tokens) AS input_tokens,
+    sum(output_tokens) AS output_tokens
+FROM ringfence.spend_hourly
+GROUP BY day, agent, owner, purpose, cost_center, key, upstream, model;
+
+CREATE OR REPLACE VIEW ringfence.refusals AS
+SELECT at, request_id, refusal, message, status, agent, owner, key, label, run, upstream, method, path, model, client,
+       line, count, bound_usd
+FROM ringfence.events
+WHERE type = 'RequestRefused';
+
+CREATE OR REPLACE VIEW ringfence.unknown_outcomes AS
+SELECT at, request_id, agent, owner, key, label, run, upstream, operation, method, path, model, status, bound_usd
+FROM ringfence.requests
+WHERE outcome = 'unknown';
+
+CREATE OR REPLACE VIEW ringfence.control_changes AS
+SELECT at, seq, idx, type AS event, subject, operator, operator_name, address, reason, data AS details
+FROM ringfence.events
+WHERE log = 'control' AND type NOT IN ('LeaseGranted', 'LeaderStarted', 'NodeJoined', 'NodeFenced');

@@ -1,0 +1,107 @@
+"""ClickHouse as the audit uses it: one asynchronous HTTP client, embedded and server alike."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import aiohttp
+import clickhouse_connect
+from clickhouse_connect.driver.asyncclient import AsyncClient
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from controlplane.process_settings import ClickHouseAccess
+
+QUERY_TIMEOUT_S = 30
+"""Reports over millions of rows take a second or two; a hung server must not hold a caller for ever."""
+
+UNREACHABLE = (ClickHouseError, aiohttp.ClientError, OSError, asyncio.TimeoutError)
+"""What a call may raise: the server's error, or none from it."""
+
+
+class StoreUnavailable(Exception):
+    """ClickHouse did not do it; the message says what it said, without secrets."""
+
+
+class Store:
+    """One ClickHouse. Connects at first use, and anew after a failure."""
+
+    def __init__(self, access: ClickHouseAccess) -> None:
+        self._access = access
+        self._client: AsyncClient | None = None
+        self._connecting = asyncio.Lock()
+
+    async def query(self, sql: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        """Rows of a SELECT. Raises StoreUnavailable."""
+        try:
+            client = await self._connected()
+            result = await client.query(sql, parameters=parameters or {}, query_tz="UTC")
+        except UNREACHABLE as error:
+            raise StoreUnavailable(_describe(error)) from error
+        return [tuple(row) for row in result.result_rows]
+
+    async def insert(self, table: str, columns: Mapping[str, Sequence[Any]], token: str) -> None:
+        """Insert columns of equal length as one block; a repeat with the same token changes nothing.
+
+        Returns once ClickHouse has acknowledged it. Raises StoreUnavailable: its fate is then unknown.
+        """
+        try:
+            client = await self._connected()
+            await client.insert(
+                table,
+                list(columns.values()),
+                column_names=list(columns),
+                column_oriented=True,
+                settings={"insert_deduplicate": 1, "insert_deduplication_token": token, "async_insert": 0},
+            )
+        except UNREACHABLE as error:
+            raise StoreUnavailable(_describe(error)) from error
+
+    async def migrate(self) -> None:
+        """Bring tables and views to this version's schema; every statement may be repeated."""
+        script = resources.files("controlplane.audit").joinpath("schema.sql").read_text()
+        try:
+            client = await self._connected()
+            for statement in statements(script):
+                await client.command(statement)
+        except UNREACHABLE as error:
+            raise StoreUnavailable(_describe(error)) from error
+
+    async def ping(self) -> bool:
+        """Whether it answers."""
+        try:
+            return bool(await (await self._connected()).ping())
+        except UNREACHABLE:
+            return False
+
+    async def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def _connected(self) -> AsyncClient:
+        async with self._connecting:
+            if self._client is None:
+                self._client = await clickhouse_connect.get_async_client(
+                    host=self._access.host,
+                    port=self._access.port,
+                    username=self._access.user,
+                    password=self._access.password,
+                    # A session would allow one query at a time; nothing here needs one.
+                    autogenerate_session_id=False,
+                    connect_timeout=5,
+                    send_receive_timeout=QUERY_TIMEOUT_S,
+                )
+            return self._client
+
+
+def statements(script: str) -> list[str]:
+    """The statements of a script: separated by ';' at a line's end, lines of comment left out."""
+    lines = [line for line in script.splitlines() if not line.lstrip().startswith("--")]
+    return [text for part in "\n".join(lines).split(";\n") if (text := part.strip().removesuffix(";"))]
+
+
+def _describe(error: BaseException) -> str:
+    """The first line of what went wrong. ClickHouse's errors quote statements, which hold no secrets here."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:300] if text else 'no answer'}"

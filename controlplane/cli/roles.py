@@ -1,0 +1,42 @@
+"""`ringfence proxy|control|audit`: one role each, for a deployment over many machines."""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from controlplane.cli.context import CONTEXT_SETTINGS
+
+SETTINGS = click.option(
+    "--settings",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The process's settings (JSON, mode 0600); see docs/DEPLOY.md.",
+)
+
+
+def _become(module: str, *arguments: str) -> None:
+    """Replace this process, so that a supervisor's signals reach the role itself."""
+    os.execv(sys.executable, [sys.executable, "-P", "-m", module, *arguments])  # noqa: S606 - our own interpreter
+
+
+@click.command(context_settings=CONTEXT_SETTINGS)
+@SETTINGS
+def proxy(settings: Path) -> None:
+    """Run one proxy node."""
+    _become("dataplane", "proxy", "--settings", str(settings))
+
+
+@click.command(context_settings=CONTEXT_SETTINGS)
+@SETTINGS
+def control(settings: Path) -> None:
+    """Run the control plane."""
+    _become("controlplane", "control", "--settings", str(settings))
+
+
+@click.command(context_settings=CONTEXT_SETTINGS)
+@SETTINGS
+def audit(settings: Path) -> None:
+    """Run the audit writer (with an embedded ClickHouse, if the settings say so)."""
+    _become("controlplane", "audit", "--settings", str(settings))

@@ -1,0 +1,245 @@
+"""The processes of one machine, and the order in which they start and stop.
+
+    nats-server -> [demo vendors] -> audit -> control plane -> proxies
+
+Each step waits until the one before is ready. At the end the order is reversed: proxies drain while everything they
+need still runs. Children that die are restarted; the ports they had stay theirs.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from controlplane.demo.__main__ import OPENAI_KEY_VARIABLE, STRIPE_KEY_VARIABLE
+from controlplane.demo.vendors import new_openai_key, new_stripe_key
+from controlplane.process_settings import AuditProcess, ClickHouseAccess, ControlProcess
+from controlplane.up.child import Child, python_module
+from controlplane.up.datadir import DataDir, write_private
+from controlplane.up.nats.binary import NatsServerMissing, find_binary
+from controlplane.up.nats.child import NatsChild
+from controlplane.up.nats.process import NatsFailed
+from controlplane.up.nats.setup import NatsSetup, write_config
+from controlplane.up.ports import PortReservation, PortTaken, free_pair
+from schemas.ids import TOKEN_BYTES, operator_token, token_sha256
+from schemas.settings import Settings, Upstream
+
+READY_S = 90.0
+"""A cold start loads chDB (555 MB) from disk; a fresh machine takes its time."""
+STOP_S = 10.0
+
+
+class UpError(Exception):
+    """The machine could not be brought up; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What the command line said. Ports may be 0: any free one."""
+
+    data_dir: Path
+    settings: Settings
+    config: Path | None
+    host: str
+    proxy_port: int
+    control_port: int
+    nats_port: int
+    clickhouse_port: int
+    workers: int
+    demo: bool
+
+
+class Machine:
+    """Starts, reloads and stops the processes. `say` takes one line of progress."""
+
+    def __init__(self, options: UpOptions, data_dir: DataDir, say: Callable[[str], None]) -> None:
+        self._options = options
+        self._dir = data_dir
+        self._say = say
+        self._nats: NatsChild | None = None
+        self._setup: NatsSetup | None = None
+        self._children: list[Child] = []
+        self._proxies: dict[str, Child] = {}
+        self._port: PortReservation | None = None
+        self._demo: dict[str, Upstream] = {}
+
+    async def start(self) -> dict[str, str]:
+        """Bring everything up; returns the endpoints and writes `endpoints.json`. Raises UpError, ChildFailed."""
+        setup = await self._start_nats()
+        if self._options.demo:
+            await self._start_demo()
+        settings = self._with_demo(self._options.settings)
+        clickhouse = await self._start_audit(setup)
+        control_url = await self._start_control(setup, clickhouse, settings)
+        proxy_url = await self._start_proxies(setup, settings)
+        endpoints = {
+            "proxy": proxy_url,
+            "control": control_url,
+            "nats": self._nats_url,
+            "clickhouse": f"http://{clickhouse.host}:{clickhouse.port}",
+        }
+        write_private(self._dir.root / "endpoints.json", json.dumps(endpoints).encode())
+        return endpoints
+
+    async def stop(self) -> None:
+        """Proxies first, together; then the others, newest first; NATS last."""
+        drain_s = self._options.settings.timing.drain_ms / 1000 + STOP_S
+        await asyncio.gather(*(proxy.stop(drain_s) for proxy in self._proxies.values()))
+        for child in reversed(self._children):
+            await child.stop(STOP_S)
+        if self._nats is not None:
+            await self._nats.stop()
+        if self._port is not None:
+            self._port.close()
+
+    def reload(self, settings: Settings) -> None:
+        """Hand the proxies new credentials: their files are rewritten, and SIGHUP makes them read again."""
+        if self._setup is None or self._port is None:
+            return
+        for slot, proxy in self._proxies.items():
+            self._write_proxy(slot, self._setup, self._with_demo(settings), self._port.port)
+            proxy.signal(signal.SIGHUP)
+
+    @property
+    def _nats_url(self) -> str:
+        return self._nats.url if self._nats is not None else ""
+
+    def _with_demo(self, settings: Settings) -> Settings:
+        return msgspec.structs.replace(settings, upstreams={**settings.upstreams, **self._demo})
+
+    async def _start_nats(self) -> NatsSetup:
+        self._say("starting nats-server")
+        slots = tuple(f"n{number}" for number in range(1, self._options.workers + 1))
+        try:
+            port, log = self._options.nats_port, self._dir.logs / "nats.log"
+            setup = write_config(self._dir.nats, slots=slots, port=port, log=log)
+            self._nats = NatsChild(setup, find_binary(), port=port, on_event=self._say)
+            await self._nats.start()
+        except (NatsFailed, NatsServerMissing, ValueError, OSError) as error:
+            raise UpError(f"nats-server could not be started: {error}") from error
+        self._setup = setup
+        return setup
+
+    async def _start_demo(self) -> None:
+        self._say("starting simulated vendors")
+        keys = {"stripe": new_stripe_key(), "openai": new_openai_key()}
+        env = {**os.environ, STRIPE_KEY_VARIABLE: keys["stripe"], OPENAI_KEY_VARIABLE: keys["openai"]}
+        mark = self._dir.run / "demo.ready"
+        command = python_module(
+            "controlplane.demo",
+            *("--port", str(free_pair()), "--endpoints", str(mark), "--parent-pid", str(os.getpid())),
+            *("--log", str(self._dir.root / "demo-vendors.jsonl")),
+        )
+        urls = await self._start_child("demo", command, env)
+        self._demo = {
+            name: Upstream(adapter=name, base_url=urls[name], credential=credential)
+            for name, credential in keys.items()
+        }
+
+    async def _start_audit(self, setup: NatsSetup) -> ClickHouseAccess:
+        self._say("starting the audit (ClickHouse)")
+        password = self._dir.secret("clickhouse", secrets.token_urlsafe(32))
+        access = ClickHouseAccess(
+            host="127.0.0.1", port=self._options.clickhouse_port, user="ringfence", password=password
+        )
+        settings = AuditProcess(
+            nats=setup.control(self._nats_url),
+            clickhouse=access,
+            embedded_path=str(self._dir.audit),
+            ready_mark=str(self._dir.run / "audit.ready"),
+            control_stream_bytes=setup.limits.control_bytes,
+            nodes_stream_bytes=setup.limits.nodes_bytes,
+            parent_pid=os.getpid(),
+        )
+        path = self._write_settings("audit", settings)
+        mark = await self._start_child("audit", python_module("controlplane", "audit", "--settings", str(path)))
+        access = msgspec.structs.replace(access, port=mark["clickhouse_port"])
+        # A restart must find the port that others were told.
+        self._write_settings("audit", msgspec.structs.replace(settings, clickhouse=access))
+        return access
+
+    async def _start_control(self, setup: NatsSetup, clickhouse: ClickHouseAccess, settings: Settings) -> str:
+        self._say("starting the control plane")
+        # The control plane knows which upstreams there are, and none of their credentials.
+        bare = {name: msgspec.structs.replace(upstream, credential="") for name, upstream in settings.upstreams.items()}
+        process = ControlProcess(
+            settings=msgspec.structs.replace(settings, upstreams=bare),
+            nats=setup.control(self._nats_url),
+            clickhouse=clickhouse,
+            host=self._options.host,
+            port=self._options.control_port,
+            data_dir=str(self._dir.control),
+            ready_mark=str(self._dir.run / "control.ready"),
+            bootstrap_token_sha256=token_sha256(self._operator_token()),
+            control_stream_bytes=setup.limits.control_bytes,
+            nodes_stream_bytes=setup.limits.nodes_bytes,
+            parent_pid=os.getpid(),
+        )
+        path = self._write_settings("control", process)
+        mark = await self._start_child("control", python_module("controlplane", "control", "--settings", str(path)))
+        self._write_settings("control", msgspec.structs.replace(process, port=mark["port"]))
+        return f"http://{url_host(self._options.host)}:{mark['port']}"
+
+    async def _start_proxies(self, setup: NatsSetup, settings: Settings) -> str:
+        self._say(f"starting {self._options.workers} proxies")
+        try:
+            self._port = PortReservation(self._options.host, self._options.proxy_port)
+        except PortTaken as error:
+            raise UpError(f"{error}; choose another with --proxy-port (0: any)") from None
+        port = self._port.port
+        await asyncio.gather(*(self._start_proxy(slot, setup, settings, port) for slot in setup.slots))
+        return f"http://{url_host(self._options.host)}:{port}"
+
+    async def _start_proxy(self, slot: str, setup: NatsSetup, settings: Settings, port: int) -> None:
+        path = self._write_proxy(slot, setup, settings, port)
+        command = python_module("dataplane", "proxy", "--settings", str(path), "--slot", slot)
+        child = self._child(f"proxy-{slot}", command)
+        self._proxies[slot] = child
+        await child.start(READY_S)
+
+    def _write_proxy(self, slot: str, setup: NatsSetup, settings: Settings, port: int) -> Path:
+        process = {
+            "settings": settings,
+            "nats": setup.node(slot, self._nats_url),
+            "host": self._options.host,
+            "port": port,
+            "ready_mark": str(self._dir.run / f"proxy-{slot}.ready"),
+            "parent_pid": os.getpid(),
+        }
+        return self._write_settings(f"proxy-{slot}", process)
+
+    def _write_settings(self, name: str, settings: Any) -> Path:
+        return write_private(self._dir.run / f"{name}.json", msgspec.json.encode(settings))
+
+    async def _start_child(self, name: str, command: list[str], env: dict[str, str] | None = None) -> dict[str, Any]:
+        child = self._child(name, command, env)
+        self._children.append(child)
+        return await child.start(READY_S)
+
+    def _child(self, name: str, command: list[str], env: dict[str, str] | None = None) -> Child:
+        mark, log = self._dir.run / f"{name}.ready", self._dir.logs / f"{name}.log"
+        return Child(name, lambda: command, ready_mark=mark, log=log, on_event=self._say, env=env)
+
+    def _operator_token(self) -> str:
+        """The first operator's token: made at the first start, kept in a file that its owner alone may read."""
+        path = self._dir.root / "operator-token"
+        with contextlib.suppress(FileNotFoundError):
+            return path.read_text().strip()
+        token = operator_token(secrets.token_bytes(TOKEN_BYTES))
+        write_private(path, f"{token}\n".encode())
+        return token
+
+
+def url_host(host: str) -> str:
+    """A listening address as it stands in a URL that a person can paste."""
+    if host in {"0.0.0.0", "::", ""}:  # noqa: S104 - compared, not bound
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
