@@ -12,6 +12,10 @@ _MAX_DEPTH = 16
 """The format nests five deep; a bound keeps hostile files from exhausting the stack."""
 
 
+_MAX_NODES = 50_000
+"""Aliases of aliases make a small file unfold without end."""
+
+
 class Problem(msgspec.Struct, frozen=True):
     """One thing wrong with a configuration file. Holds no values that may be secret."""
 
@@ -50,13 +54,16 @@ class _Tree:
         self._filename = filename
         self._env = env
         self._problems = problems
+        self._nodes = 0
 
     def node(self, source: yaml.Node | None, depth: int) -> Node:
         if source is None:
             return Node(None, 1)
         line = source.start_mark.line + 1
-        if depth > _MAX_DEPTH:
-            self._problem(line, "nested too deeply", "keep to the documented fields")
+        self._nodes += 1
+        if depth > _MAX_DEPTH or self._nodes > _MAX_NODES:
+            if self._nodes <= _MAX_NODES + 1:
+                self._problem(line, "nested too deeply, or too large", "keep to the documented fields")
             return Node(None, line)
         if isinstance(source, yaml.MappingNode):
             return Node(self._mapping(source, depth), line)

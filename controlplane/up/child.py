@@ -110,13 +110,16 @@ class Child:
             failures += 1
             self._on_event(f"{self.name} ended ({describe_exit(code)}); restarting in {delay_s:g} s")
             await asyncio.sleep(delay_s)
-            if self._stopping:
-                return
-            self.restarts += 1
-            try:
-                await self._spawn()
-            except OSError as error:
-                self._on_event(f"{self.name} could not be started: {error.strerror}")
+            await self._restart()
+
+    async def _restart(self) -> None:
+        if self._stopping:
+            return
+        self.restarts += 1
+        try:
+            await self._spawn()
+        except OSError as error:
+            self._on_event(f"{self.name} could not be started: {error.strerror}")
 
     async def stop(self, timeout_s: float) -> None:
         """SIGTERM, then SIGKILL after `timeout_s`."""
