@@ -11,9 +11,9 @@ from events.types import By
 
 T = TypeVar("T")
 
-Cell = str | int | None
+Cell = str | int | float | None
 Row = Mapping[str, Cell]
-"""One row of the audit by column name: money as decimal strings, times as RFC 3339, counts as integers."""
+"""One row of the audit by column name: money as decimal strings, times as RFC 3339, counts as integers, durations in milliseconds."""
 
 GROUPS = ("agent", "team", "purpose", "cost_center", "key", "run", "user", "feature", "upstream", "model", "day")
 """What `spend` and `requests` group by; the rows hold the group in a column of that name."""

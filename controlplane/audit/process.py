@@ -1,7 +1,6 @@
 """The audit process: wiring. Embedded ClickHouse (if any), schema, one writer per log."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Coroutine
 from pathlib import Path
@@ -68,8 +67,14 @@ def _logs(control: StreamPort, nodes: StreamPort) -> tuple[tuple[LogName, Stream
 
 async def _migrate(store: Store) -> None:
     """Until ClickHouse is there; a wrong password or an old server shows in the log."""
+    told = ""
     while True:
-        with contextlib.suppress(StoreUnavailable):
+        try:
             await store.migrate()
+        except StoreUnavailable as error:
+            if str(error) != told:
+                told = str(error)
+                _log.warning("the audit's tables cannot be made yet: %s", told)
+            await asyncio.sleep(MIGRATE_RETRY_S)
+        else:
             return
-        await asyncio.sleep(MIGRATE_RETRY_S)

@@ -80,100 +80,100 @@ TTL toDateTime(stored_at) + INTERVAL 90 DAY
 SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- One row per request (and per coalesced refusal), merged from its events.
-CREATE OR REPLACE VIEW ringfence.requests AS
+CREATE OR REPLACE VIEW ringfence.requests DEFINER = CURRENT_USER SQL SECURITY DEFINER AS
 SELECT
-    request_id,
-    minIf(at, type IN ('RequestAdmitted', 'RequestRefused')) AS at,
-    anyIf(agent, type IN ('RequestAdmitted', 'RequestRefused')) AS agent,
-    anyIf(owner, type IN ('RequestAdmitted', 'RequestRefused')) AS owner,
-    anyIf(purpose, type IN ('RequestAdmitted', 'RequestRefused')) AS purpose,
-    anyIf(cost_center, type IN ('RequestAdmitted', 'RequestRefused')) AS cost_center,
-    anyIf(key, type IN ('RequestAdmitted', 'RequestRefused')) AS key,
-    anyIf(label, type IN ('RequestAdmitted', 'RequestRefused')) AS label,
-    anyIf(run, type IN ('RequestAdmitted', 'RequestRefused')) AS run,
-    anyIf(user, type IN ('RequestAdmitted', 'RequestRefused')) AS user,
-    anyIf(feature, type IN ('RequestAdmitted', 'RequestRefused')) AS feature,
-    anyIf(client, type IN ('RequestAdmitted', 'RequestRefused')) AS client,
-    anyIf(upstream, type IN ('RequestAdmitted', 'RequestRefused')) AS upstream,
-    anyIf(operation, type = 'RequestAdmitted') AS operation,
-    anyIf(method, type IN ('RequestAdmitted', 'RequestRefused')) AS method,
-    anyIf(path, type IN ('RequestAdmitted', 'RequestRefused')) AS path,
-    if(anyIf(model, type = 'RequestSettled') != '', anyIf(model, type = 'RequestSettled'), max(model)) AS model,
-    max(status) AS status,
+    e.request_id AS request_id,
+    minIf(e.at, e.type IN ('RequestAdmitted', 'RequestRefused')) AS at,
+    anyIf(e.agent, e.type IN ('RequestAdmitted', 'RequestRefused')) AS agent,
+    anyIf(e.owner, e.type IN ('RequestAdmitted', 'RequestRefused')) AS owner,
+    anyIf(e.purpose, e.type IN ('RequestAdmitted', 'RequestRefused')) AS purpose,
+    anyIf(e.cost_center, e.type IN ('RequestAdmitted', 'RequestRefused')) AS cost_center,
+    anyIf(e.key, e.type IN ('RequestAdmitted', 'RequestRefused')) AS key,
+    anyIf(e.label, e.type IN ('RequestAdmitted', 'RequestRefused')) AS label,
+    anyIf(e.run, e.type IN ('RequestAdmitted', 'RequestRefused')) AS run,
+    anyIf(e.user, e.type IN ('RequestAdmitted', 'RequestRefused')) AS user,
+    anyIf(e.feature, e.type IN ('RequestAdmitted', 'RequestRefused')) AS feature,
+    anyIf(e.client, e.type IN ('RequestAdmitted', 'RequestRefused')) AS client,
+    anyIf(e.upstream, e.type IN ('RequestAdmitted', 'RequestRefused')) AS upstream,
+    anyIf(e.operation, e.type IN ('RequestAdmitted', 'RequestRefused')) AS operation,
+    anyIf(e.method, e.type IN ('RequestAdmitted', 'RequestRefused')) AS method,
+    anyIf(e.path, e.type IN ('RequestAdmitted', 'RequestRefused')) AS path,
+    if(anyIf(e.model, e.type = 'RequestSettled') != '', anyIf(e.model, e.type = 'RequestSettled'), max(e.model)) AS model,
+    max(e.status) AS status,
     multiIf(
-        countIf(type = 'RequestRefused') > 0, 'refused',
-        countIf(type = 'RequestReconciled') > 0, 'settled',
-        countIf(type = 'RequestSettled' AND outcome = 'settled') > 0, 'settled',
-        request_id IN (SELECT resolves FROM ringfence.events WHERE resolves != ''), 'settled',
-        countIf(type = 'RequestReleased') > 0, 'released',
-        countIf(type = 'RequestSettled') > 0, 'unknown',
-        anyIf(actor, type = 'RequestAdmitted') IN (SELECT subject FROM ringfence.events WHERE type = 'Fenced'), 'unknown',
+        countIf(e.type = 'RequestRefused') > 0, 'refused',
+        countIf(e.type = 'RequestReconciled') > 0, 'settled',
+        countIf(e.type = 'RequestSettled' AND e.outcome = 'settled') > 0, 'settled',
+        e.request_id IN (SELECT resolves FROM ringfence.events WHERE resolves != ''), 'settled',
+        countIf(e.type = 'RequestReleased') > 0, 'released',
+        countIf(e.type = 'RequestSettled') > 0, 'unknown',
+        anyIf(e.actor, e.type = 'RequestAdmitted') IN (SELECT subject FROM ringfence.events WHERE type = 'Fenced'), 'unknown',
         'open'
     ) AS outcome,
-    max(refusal) AS refusal,
-    anyIf(message, type = 'RequestRefused') AS message,
-    maxIf(count, type = 'RequestRefused') AS refused_count,
-    maxIf(bound_usd, type IN ('RequestAdmitted', 'RequestRefused')) AS bound_usd,
+    max(e.refusal) AS refusal,
+    anyIf(e.message, e.type = 'RequestRefused') AS message,
+    maxIf(e.count, e.type = 'RequestRefused') AS refused_count,
+    maxIf(e.bound_usd, e.type IN ('RequestAdmitted', 'RequestRefused')) AS bound_usd,
     -- The first settlement counts (a re-joined node may tell it again); a reconciliation replaces it.
-    if(countIf(type = 'RequestReconciled') > 0,
-       argMaxIf(actual_usd, seq, type = 'RequestReconciled'),
-       argMinIf(actual_usd, (seq, idx), type = 'RequestSettled' AND outcome = 'settled')) AS actual_usd,
-    argMinIf(refund_usd, (seq, idx), type = 'RequestSettled' AND outcome = 'settled') AS refund_usd,
+    if(countIf(e.type = 'RequestReconciled') > 0,
+       argMaxIf(e.actual_usd, e.seq, e.type = 'RequestReconciled'),
+       argMinIf(e.actual_usd, (e.seq, e.idx), e.type = 'RequestSettled' AND e.outcome = 'settled')) AS actual_usd,
+    argMinIf(e.refund_usd, (e.seq, e.idx), e.type = 'RequestSettled' AND e.outcome = 'settled') AS refund_usd,
     if(outcome = 'settled', greatest(actual_usd - bound_usd, toDecimal64(0, 9)), toDecimal64(0, 9)) AS overrun_usd,
     if(outcome IN ('open', 'unknown'), bound_usd, toDecimal64(0, 9)) AS held_usd,
-    argMinIf(input_tokens, (seq, idx), type = 'RequestSettled') AS input_tokens,
-    argMinIf(output_tokens, (seq, idx), type = 'RequestSettled') AS output_tokens,
-    argMinIf(cached_tokens, (seq, idx), type = 'RequestSettled') AS cached_tokens,
-    argMinIf(tool_calls, (seq, idx), type = 'RequestSettled') AS tool_calls,
-    argMinIf(latency_us, (seq, idx), type = 'RequestSettled') AS latency_us,
-    argMinIf(overhead_us, (seq, idx), type = 'RequestSettled') AS overhead_us
-FROM ringfence.events
-WHERE request_id != ''
-GROUP BY request_id
-HAVING countIf(type IN ('RequestAdmitted', 'RequestRefused')) > 0;
+    argMinIf(e.input_tokens, (e.seq, e.idx), e.type = 'RequestSettled') AS input_tokens,
+    argMinIf(e.output_tokens, (e.seq, e.idx), e.type = 'RequestSettled') AS output_tokens,
+    argMinIf(e.cached_tokens, (e.seq, e.idx), e.type = 'RequestSettled') AS cached_tokens,
+    argMinIf(e.tool_calls, (e.seq, e.idx), e.type = 'RequestSettled') AS tool_calls,
+    argMinIf(e.latency_us, (e.seq, e.idx), e.type = 'RequestSettled') AS latency_us,
+    argMinIf(e.overhead_us, (e.seq, e.idx), e.type = 'RequestSettled') AS overhead_us
+FROM ringfence.events AS e
+WHERE e.request_id != ''
+GROUP BY e.request_id
+HAVING countIf(e.type IN ('RequestAdmitted', 'RequestRefused')) > 0;
 
-CREATE OR REPLACE VIEW ringfence.spend_hourly AS
+CREATE OR REPLACE VIEW ringfence.spend_hourly DEFINER = CURRENT_USER SQL SECURITY DEFINER AS
 SELECT
-    toStartOfHour(at) AS hour, agent, owner, purpose, cost_center, key, upstream, model,
-    countIf(outcome != 'refused') AS admitted,
-    countIf(outcome = 'settled') AS settled,
-    countIf(outcome = 'unknown') AS unknown,
-    sum(refused_count) AS refused,
-    sum(actual_usd) AS settled_usd,
-    sum(held_usd) AS held_usd,
-    sum(overrun_usd) AS overrun_usd,
-    sum(input_tokens) AS input_tokens,
-    sum(output_tokens) AS output_tokens
-FROM ringfence.requests
+    toStartOfHour(r.at) AS hour, agent, owner, purpose, cost_center, key, upstream, model,
+    countIf(r.outcome != 'refused') AS admitted,
+    countIf(r.outcome = 'settled') AS settled,
+    countIf(r.outcome = 'unknown') AS unknown,
+    sum(r.refused_count) AS refused,
+    sum(r.actual_usd) AS settled_usd,
+    sum(r.held_usd) AS held_usd,
+    sum(r.overrun_usd) AS overrun_usd,
+    sum(r.input_tokens) AS input_tokens,
+    sum(r.output_tokens) AS output_tokens
+FROM ringfence.requests AS r
 GROUP BY hour, agent, owner, purpose, cost_center, key, upstream, model;
 
-CREATE OR REPLACE VIEW ringfence.spend_daily AS
+CREATE OR REPLACE VIEW ringfence.spend_daily DEFINER = CURRENT_USER SQL SECURITY DEFINER AS
 SELECT
-    toDate(hour) AS day, agent, owner, purpose, cost_center, key, upstream, model,
-    sum(admitted) AS admitted,
-    sum(settled) AS settled,
-    sum(unknown) AS unknown,
-    sum(refused) AS refused,
-    sum(settled_usd) AS settled_usd,
-    sum(held_usd) AS held_usd,
-    sum(overrun_usd) AS overrun_usd,
-    sum(input_tokens) AS input_tokens,
-    sum(output_tokens) AS output_tokens
-FROM ringfence.spend_hourly
+    toDate(h.hour) AS day, agent, owner, purpose, cost_center, key, upstream, model,
+    sum(h.admitted) AS admitted,
+    sum(h.settled) AS settled,
+    sum(h.unknown) AS unknown,
+    sum(h.refused) AS refused,
+    sum(h.settled_usd) AS settled_usd,
+    sum(h.held_usd) AS held_usd,
+    sum(h.overrun_usd) AS overrun_usd,
+    sum(h.input_tokens) AS input_tokens,
+    sum(h.output_tokens) AS output_tokens
+FROM ringfence.spend_hourly AS h
 GROUP BY day, agent, owner, purpose, cost_center, key, upstream, model;
 
-CREATE OR REPLACE VIEW ringfence.refusals AS
+CREATE OR REPLACE VIEW ringfence.refusals DEFINER = CURRENT_USER SQL SECURITY DEFINER AS
 SELECT at, request_id, refusal, message, status, agent, owner, key, label, run, upstream, method, path, model, client,
        line, count, bound_usd
 FROM ringfence.events
 WHERE type = 'RequestRefused';
 
-CREATE OR REPLACE VIEW ringfence.unknown_outcomes AS
+CREATE OR REPLACE VIEW ringfence.unknown_outcomes DEFINER = CURRENT_USER SQL SECURITY DEFINER AS
 SELECT at, request_id, agent, owner, key, label, run, upstream, operation, method, path, model, status, bound_usd
 FROM ringfence.requests
 WHERE outcome = 'unknown';
 
-CREATE OR REPLACE VIEW ringfence.control_changes AS
+CREATE OR REPLACE VIEW ringfence.control_changes DEFINER = CURRENT_USER SQL SECURITY DEFINER AS
 SELECT at, seq, idx, type AS event, subject, operator, operator_name, address, reason, data AS details
 FROM ringfence.events
 WHERE log = 'control' AND type NOT IN ('LeaseGranted', 'LeaderStarted', 'NodeJoined', 'NodeFenced');
