@@ -19,7 +19,7 @@ from events.log.port import (
     Stored,
     StreamState,
 )
-from events.messaging.link import LinkBacklog, LinkDown, LinkError, LinkLost, NatsLink
+from events.messaging.link import LinkBacklog, LinkDown, LinkError, LinkLost, LinkTooLarge, NatsLink
 
 _WRONG_LAST_SEQUENCE = 10071
 _MESSAGE_TOO_LARGE = 10054
@@ -61,6 +61,8 @@ class JetStreamAppender:
             answer = await self._link.request(subject, payload, timeout_s, headers=_headers(msg_id, expect))
         except (LinkDown, LinkLost):
             raise AppendUncertain("disconnected") from None
+        except LinkTooLarge:
+            raise PayloadTooLarge(len(payload), self.max_payload_bytes) from None
         except LinkBacklog:
             raise AppendUncertain("backlog") from None
         except LinkError:

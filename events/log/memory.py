@@ -66,7 +66,7 @@ class MemoryStream:
         self._size_bytes = 0
         self._known_ids: dict[str, int] = {}
         self._known_order: deque[tuple[int, str]] = deque()
-        self._followers: set[MemoryFollower] = set()
+        self._followers: dict[MemoryFollower, None] = {}  # a set would call them in an order of its own
 
     def port(self, faults: StreamFaults | None = None) -> "MemoryPort":
         """Return one client's way to this stream."""
@@ -132,10 +132,10 @@ class MemoryStream:
         return len(doomed)
 
     def attach(self, follower: MemoryFollower) -> None:
-        self._followers.add(follower)
+        self._followers[follower] = None
 
     def detach(self, follower: MemoryFollower) -> None:
-        self._followers.discard(follower)
+        self._followers.pop(follower, None)
 
 
 class MemoryPort:

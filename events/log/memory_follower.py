@@ -1,7 +1,6 @@
 """Follower of a stream in memory: a pointer into it, and a frontier up to which this client may see."""
 
 import asyncio
-import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Protocol
@@ -9,6 +8,7 @@ from typing import Protocol
 from events.log.faults import StreamFaults
 from events.log.follower import MessageIterator
 from events.log.port import LogRewound, LogTrimmed, Stored, StreamState
+from events.messaging.delay import later
 from events.subjects import matches
 
 
@@ -55,11 +55,7 @@ class MemoryFollower(MessageIterator):
 
     def stored(self, sequence: int) -> None:
         """Called by the stream: there is a new message."""
-        delay_s = self._faults.delivery_delay_s(sequence)
-        if delay_s <= 0:
-            self._show(sequence)
-        elif delay_s < math.inf:
-            asyncio.get_running_loop().call_later(delay_s, partial(self._show, sequence))
+        later(self._faults.delivery_delay_s(sequence), partial(self._show, sequence))
 
     def _show(self, sequence: int) -> None:
         # Monotone: what comes early shows everything before it, as an ordered stream does.

@@ -114,6 +114,7 @@ class SoleWriterLog(Generic[EventT]):
         self._end: type[LogError] | None = None
         self._end_reason = ""
         self._closing = False
+        self._flushed: bool | None = None
         self._task: asyncio.Task[None] | None = None
         self._wake: asyncio.Future[None] | None = None
         self._beat_interval_s = 0.0
@@ -188,14 +189,15 @@ class SoleWriterLog(Generic[EventT]):
         """
         self._closing = True
         self._rouse()
-        flushed = not self._queue
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=timeout_s)
-            flushed = self._task.done() and self._end is None
             self._task.cancel()
             await asyncio.wait({self._task})
+        unwritten = self._end is not None or self._in_flight is not None or bool(self._queue)
+        if self._flushed is None:
+            self._flushed = not unwritten
         self._finish(LogClosed, "the writer is closed")
-        return flushed
+        return self._flushed
 
     def _accept(self, entry: Entry[EventT], *, essential: bool) -> None:
         if self._end is not None:

@@ -1,6 +1,7 @@
 """Runs a subscription's handler: bounded queue, bounded concurrency, no task while nothing happens."""
 
 import asyncio
+import contextvars
 import logging
 from collections import deque
 
@@ -20,6 +21,8 @@ class Dispatcher:
         self._pending: deque[Message] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
+        # The subscriber's, not that of whoever happens to deliver the message.
+        self._context = contextvars.copy_context()
         self.dropped = 0
         self.failed = 0
 
@@ -33,7 +36,9 @@ class Dispatcher:
             return
         self._pending.append(message)
         if len(self._tasks) < self._max_concurrent:
-            task = asyncio.get_running_loop().create_task(self._drain(), name=f"bus {self._name}")
+            task = asyncio.get_running_loop().create_task(
+                self._drain(), name=f"bus {self._name}", context=self._context.copy()
+            )
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

@@ -41,6 +41,10 @@ class LinkBacklog(LinkError):
     """The connection does not take what is sent; nothing was added."""
 
 
+class LinkTooLarge(LinkError):
+    """Above the server's `max_payload`; nothing was sent."""
+
+
 class LinkTimeout(LinkError):
     """Sent, and no answer in time."""
 
@@ -121,7 +125,7 @@ class NatsLink:
         try:
             self._client = await self._connect(timeout_s)
         except TimeoutError:
-            reason = self._errors.last or f"no answer from {', '.join(self._credentials.servers)}"
+            reason = self._errors.summary() or f"no answer from {', '.join(self._credentials.servers)}"
             raise LinkDown(f"no connection within {timeout_s:g} s: {reason}") from None
         self._up = True
         await self.subscribe(f"{self._inbox}.*", self._answered)
@@ -153,7 +157,7 @@ class NatsLink:
     async def publish(
         self, subject: str, payload: bytes, *, reply: str = "", headers: dict[str, str] | None = None
     ) -> None:
-        """Hand a message to the connection. Raises LinkDown, LinkBacklog."""
+        """Hand a message to the connection. Raises LinkDown, LinkBacklog, LinkTooLarge."""
         client = self._client
         if client is None or not self.connected:
             raise LinkDown("not connected")
@@ -161,6 +165,8 @@ class NatsLink:
             raise LinkBacklog("the connection takes nothing")
         try:
             await client.publish(subject, payload, reply=reply, headers=headers)
+        except nats.errors.MaxPayloadError:
+            raise LinkTooLarge(f"{len(payload)} bytes, the limit is {self.max_payload_bytes}") from None
         except nats.errors.Error as error:
             raise LinkDown(f"{type(error).__name__}: {error}") from None
 

@@ -12,8 +12,11 @@ from typing import Protocol
 
 from events.messaging.delay import later
 from events.messaging.dispatch import Dispatcher
-from events.messaging.port import BusTimeout, BusUnavailable, Handler, Message
+from events.messaging.port import BusTimeout, BusTooLarge, BusUnavailable, Handler, Message
 from events.subjects import matches
+
+MAX_PAYLOAD_BYTES = 8 << 20
+"""As the configured server's."""
 
 
 class BusFaults(Protocol):
@@ -149,6 +152,8 @@ class MemoryBusClient:
             await self._inbox_subscription.unsubscribe()
 
     def _send(self, message: Message) -> int:
+        if len(message.payload) > MAX_PAYLOAD_BYTES:
+            raise BusTooLarge(f"{len(message.payload)} bytes, the limit is {MAX_PAYLOAD_BYTES}")
         if not self._connected:
             raise BusUnavailable("not connected")
         return self._bus.route(self._name, message)

@@ -5,8 +5,15 @@ from collections.abc import Callable
 from nats.aio.msg import Msg
 
 from events.messaging.dispatch import Dispatcher
-from events.messaging.link import LinkBacklog, LinkDown, LinkError, LinkSubscription, NatsLink
-from events.messaging.port import BusTimeout, BusUnavailable, Handler, Message
+from events.messaging.link import (
+    LinkBacklog,
+    LinkDown,
+    LinkError,
+    LinkSubscription,
+    LinkTooLarge,
+    NatsLink,
+)
+from events.messaging.port import BusTimeout, BusTooLarge, BusUnavailable, Handler, Message
 
 
 class NatsSubscription:
@@ -46,6 +53,8 @@ class NatsBus:
     async def publish(self, subject: str, payload: bytes) -> None:
         try:
             await self._link.publish(subject, payload)
+        except LinkTooLarge as error:
+            raise BusTooLarge(str(error)) from None
         except LinkError as error:
             raise BusUnavailable(str(error)) from None
 
@@ -54,6 +63,8 @@ class NatsBus:
             answer = await self._link.request(subject, payload, timeout_s)
         except (LinkDown, LinkBacklog) as error:
             raise BusUnavailable(str(error)) from None
+        except LinkTooLarge as error:
+            raise BusTooLarge(str(error)) from None
         except LinkError:
             raise BusTimeout(f"no answer on {subject} within {timeout_s:g} s") from None
         if answer.headers and answer.headers.get("Status") == "503" and not answer.data:

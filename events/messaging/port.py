@@ -34,6 +34,10 @@ class BusUnavailable(BusTimeout):
     """
 
 
+class BusTooLarge(BusError):
+    """The message exceeds what the bus carries (8 MiB). It was not sent; send it in parts."""
+
+
 class Subscription(Protocol):
     """A standing interest in a subject."""
 
@@ -53,13 +57,16 @@ class Bus(Protocol):
         """Whether messages would leave now."""
 
     async def publish(self, subject: str, payload: bytes) -> None:
-        """Send to whoever listens. Raises BusUnavailable if it certainly cannot leave now."""
+        """Send to whoever listens. Raises BusUnavailable if it certainly cannot leave now, BusTooLarge."""
 
     async def request(self, subject: str, payload: bytes, timeout_s: float) -> bytes:
-        """Send and wait for the first answer. Raises BusTimeout, BusUnavailable."""
+        """Send and wait for the first answer. Raises BusTimeout, BusUnavailable, BusTooLarge."""
 
     async def respond(self, reply: str, payload: bytes) -> None:
-        """Answer a message's `reply`; empty: nobody waits, nothing is sent. Raises BusUnavailable."""
+        """Answer a message's `reply`; empty: nobody waits, nothing is sent.
+
+        Raises BusUnavailable, BusTooLarge.
+        """
 
     async def subscribe(
         self, subject: str, handler: Handler, *, max_concurrent: int = 1, max_pending: int = 8_192

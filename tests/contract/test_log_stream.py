@@ -9,9 +9,11 @@ from events.log.port import (
     AppendUncertain,
     FenceExpectation,
     FenceMoved,
+    Follower,
     LogRewound,
     LogTrimmed,
     PayloadTooLarge,
+    Stored,
 )
 from events.subjects import NODE_FENCES, NODE_LOGS, NODE_MARK, node_log
 
@@ -115,12 +117,8 @@ async def test_sizes_up_to_the_limit_pass_and_one_more_is_refused(logs: LogHarne
 
 async def test_a_full_stream_refuses_and_a_trim_makes_room_but_keeps_fences(logs: LogHarness) -> None:
     subject, fence = await logs.open()
-    chunk = b"c" * (7 << 20)
-    stored = 0
     with pytest.raises(AppendUncertain) as refusal:
-        while stored < STREAM_BYTES:
-            await logs.put(subject, chunk)
-            stored += len(chunk)
+        await _fill(logs, subject)
     assert refusal.value.reason == "stream_full"
     state = await logs.stream.state()
     assert state.full_share > 0.8
@@ -252,8 +250,13 @@ async def test_an_expectation_on_an_unopened_fence_fails(logs: LogHarness) -> No
         )
 
 
-async def _take(follower, count: int) -> list:
-    found: list = []
+async def _fill(logs: LogHarness, subject: str) -> None:
+    for _ in range(STREAM_BYTES // (7 << 20) + 1):
+        await logs.put(subject, b"c" * (7 << 20))
+
+
+async def _take(follower: Follower, count: int) -> list[Stored]:
+    found: list[Stored] = []
     while len(found) < count:
         batch = await follower.next_batch(timeout_s=5.0)
         assert batch, f"only {len(found)} of {count} messages came"
