@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from controlplane.api.ports import Page, Row
+from controlplane.api.ports import Cell, Page, Row
 from controlplane.commands.base import CommandRefusal
 from schemas.answers import ErrorAnswer, ErrorBody, ListAnswer
 
@@ -62,7 +62,7 @@ def render_csv(columns: Sequence[str], rows: Sequence[Row]) -> bytes:
     return out.getvalue().encode("utf-8", "replace")
 
 
-def _cell(value: str | int | None) -> str:
+def _cell(value: Cell) -> str:
     """Text as a spreadsheet should show it: what it would take for a formula gets an apostrophe in front."""
     if value is None:
         return ""

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from controlplane.api.call import Route
+from controlplane.api.idempotency import MAX_KEY_CHARS
 from schemas.answers import ErrorAnswer
 from schemas.api import Span, Usd
 from schemas.ids import NAME_RULE
@@ -136,10 +137,14 @@ def _query_parameters(route: Route, components: dict[str, Any]) -> list[dict[str
 def _headers(route: Route) -> list[dict[str, Any]]:
     if not route.idempotent:
         return []
-    what = "repeats get the first one's answer for ten minutes, kept in memory only"
-    schema = {"type": "string", "maxLength": 255}
     return [
-        {"name": "Idempotency-Key", "in": "header", "required": False, "description": description, "schema": schema}
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "required": False,
+            "description": "repeats get the first one's answer for ten minutes, kept in memory only",
+            "schema": {"type": "string", "maxLength": MAX_KEY_CHARS},
+        }
     ]
 
 

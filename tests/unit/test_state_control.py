@@ -44,12 +44,12 @@ BY = By("op_1", "ada")
 HOUR = 3_600_000_000_000
 
 
-def issued(key_id: str = "vk_1", at_ns: int = 0, **more) -> KeyIssued:
+def issued(key_id: str = "vk_1", at_ns: int = 0, **more: Any) -> KeyIssued:
     fields: dict[str, Any] = {"token_sha256": f"sha-{key_id}", "agent": "bot", "expires_at_ns": at_ns + HOUR, **more}
     return KeyIssued(id=key_id, by=BY, at_ns=at_ns, **fields)
 
 
-def changed(key_id: str = "vk_1", **more) -> KeyChanged:
+def changed(key_id: str = "vk_1", **more: Any) -> KeyChanged:
     return KeyChanged(id=key_id, by=BY, **{"expires_at_ns": HOUR, **more})
 
 
