@@ -8,7 +8,10 @@ from typing import get_args
 
 from controlplane.api.routes import ROUTES
 from controlplane.commands.refusals import ERRORS
+from events.state.keys import NEXT_STATE
+from events.types import KeyResumed, KeyRevoked, KeySuspended
 from schemas.api import Role
+from schemas.policy import KeyState
 
 HEAD = """\
 # Control plane API
@@ -31,6 +34,14 @@ JSON over HTTP. Requests carry `Authorization: Bearer <operator token>`; a token
 *public* needs no token: probes, metrics, and the API's description.
 """
 
+KEYS_HEAD = """
+## Life of a key
+
+`-`: nothing changes. *Revoked* is for good. A key is also shown as `expired` once its time is over, and as `spent` while
+its `max_uses` are used up (`PATCH` may raise them). A key that is revoked or expired answers 409 to everything but
+`GET` and `DELETE`. It can be looked up for a week after its expiry.
+"""
+
 ERRORS_HEAD = """
 ## Errors
 
@@ -45,10 +56,20 @@ def render_page() -> str:
     for route in ROUTES:
         marks = [("yes" if role in route.roles else "-") if route.roles else "public" for role in roles]
         lines.append(f"| `{route.method} {route.path}` | {route.summary} | {' | '.join(marks)} |")
+    lines += [KEYS_HEAD, *_key_states()]
     lines += [ERRORS_HEAD, "| status | code | remedy |", "|---|---|---|"]
     for code, kind in ERRORS.items():
         lines.append(f"| {kind.status} | `{code}` | {kind.remedy.replace('|', chr(92) + '|')} |")
     return "\n".join(lines) + "\n"
+
+
+def _key_states() -> list[str]:
+    """The fold's own table (events.state.keys)."""
+    lines = ["| state | suspend | resume | revoke |", "|---|---|---|---|"]
+    for state in get_args(KeyState):
+        nexts = [NEXT_STATE.get((state, event), "-") for event in (KeySuspended, KeyResumed, KeyRevoked)]
+        lines.append(f"| {state} | {' | '.join(nexts)} |")
+    return lines
 
 
 if __name__ == "__main__":

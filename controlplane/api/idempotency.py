@@ -43,8 +43,8 @@ class Replays:
 
         Two at once under one key get one answer. Raises what `make` raises.
         """
-        if not key.isprintable() or len(key) > MAX_KEY_CHARS:
-            return invalid("Idempotency-Key", f"the key is not printable text of at most {MAX_KEY_CHARS} characters")
+        if not key or not key.isprintable() or len(key) > MAX_KEY_CHARS:
+            return invalid("Idempotency-Key", f"the key is not printable text of 1 to {MAX_KEY_CHARS} characters")
         self._forget_old()
         digest = hashlib.sha256(body).digest()
         entry = self._entries.get((operator, key))

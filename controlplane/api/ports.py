@@ -13,7 +13,8 @@ T = TypeVar("T")
 
 Cell = str | int | float | None
 Row = Mapping[str, Cell]
-"""One row of the audit by column name: money as decimal strings, times as RFC 3339, counts as integers, durations in milliseconds."""
+"""One row of the audit by column name: money as decimal strings, times as RFC 3339, counts as integers, durations in
+milliseconds."""
 
 GROUPS = ("agent", "team", "purpose", "cost_center", "key", "run", "user", "feature", "upstream", "model", "day")
 """What `spend` and `requests` group by; the rows hold the group in a column of that name."""

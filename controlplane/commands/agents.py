@@ -121,7 +121,7 @@ def _turn(name: str, turn: Turn, *, waits: bool) -> Command[str]:
 def _update(agent: Agent, after: AgentUpdated, *, answer: bool) -> Decision[bool]:
     new = asdict(after)
     same = all(getattr(agent, field) == value for field, value in new.items() if field != "by")
-    return Decision(() if same else (after,), answer, barrier_seq=agent.changed_seq)
+    return Decision((), answer, barrier_seq=agent.changed_seq) if same else Decision((after,), answer)
 
 
 def _check(after: AgentUpdated) -> CommandRefusal | None:

@@ -26,10 +26,9 @@ def set_budget(kind: str, account_id: str, body: BudgetPut) -> Command[AccountCa
         if problem is not None:
             return problem
         name = account_key(kind, account_id)
-        changed = state.budgets.get(name) != account
-        return Decision(
-            (BudgetSet(account, moment.by),) if changed else (), account, barrier_seq=state.budget_seqs.get(name, 0)
-        )
+        if state.budgets.get(name) == account:
+            return Decision((), account, barrier_seq=state.budget_seqs[name])
+        return Decision((BudgetSet(account, moment.by),), account)
 
     return decide
 

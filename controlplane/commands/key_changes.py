@@ -44,7 +44,7 @@ def change(key_id: str, body: KeyPatch, rules: KeyRules) -> Command[str]:
             events.append(after)
         if caps != old_caps:
             events.append(BudgetSet(AccountCaps("key", key.id, caps), moment.by))
-        return Decision(tuple(events), key.id, barrier_seq=key.changed_seq)
+        return Decision(tuple(events), key.id, barrier_seq=0 if events else key.changed_seq)
 
     return decide
 

@@ -4,13 +4,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from support.control_fakes import Clock, FakeLeader
+from support.control_fakes import START_NS, Clock, FakeLeader
 
 from controlplane.api.decode import BodyDecoder
 from controlplane.commands import agents, budgets, keys, operators, requests
-from controlplane.commands.base import CommandRefusal
+from controlplane.commands.base import CommandRefusal, Figures
 from controlplane.commands.keys import KeyRules
 from controlplane.commands.refusals import ERRORS
+from events.state.budget import Budget
 from events.types import (
     AgentRegistered,
     AgentRemoved,
@@ -279,6 +280,14 @@ class TestReconcile:
 
     def test_only_unknown_outcomes(self, leader: FakeLeader) -> None:
         assert leader.run(requests.reconcile("req_1", 7)).code == "not_found"
+
+
+def test_the_ledger_answers_what_commands_ask() -> None:
+    """The fold of both logs has the face that commands and the API are written against."""
+    figures: Figures = Budget()
+    sums = figures.figure("key", "vk_1", "usd", "day", START_NS, "Europe/Berlin")
+    assert (sums.settled, sums.held) == (0, 0)
+    assert figures.unknown_bound("req_1") is None
 
 
 def test_every_error_has_a_remedy_and_a_status_of_its_kind() -> None:
