@@ -37,7 +37,7 @@ JSON over HTTP. Requests carry `Authorization: Bearer <operator token>`; a token
 KEYS_HEAD = """
 ## Life of a key
 
-`-`: nothing changes. *Revoked* is for good. A key is also shown as `expired` once its time is over, and as `spent` while
+`-`: nothing changes. *Revoked* is for good. A key is also shown as `expired` once its time is over, as `spent` while
 its `max_uses` are used up (`PATCH` may raise them). A key that is revoked or expired answers 409 to everything but
 `GET` and `DELETE`. It can be looked up for a week after its expiry.
 """
