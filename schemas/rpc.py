@@ -138,6 +138,47 @@ class RegisterAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     error: str = ""
 
 
+class UsageAsk(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Method `usage`: what a vault key's own holder may see of it (`GET /v1/usage` at a node)."""
+
+    key: str
+
+
+class AgentUsage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One agent's share of a key's settled requests and dollars in the period."""
+
+    agent: str
+    requests: int = 0
+    usd_nanos: int = 0
+
+
+class CapUsage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One of the key's own caps and where it stands; `resets_at_s` None: never."""
+
+    meter: str
+    window: str
+    cap: int
+    settled: int = 0
+    held: int = 0
+    resets_at_s: int | None = None
+
+
+class UsageAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The key's settled requests and dollars since `period_start_s` (the control plane's current day, UTC).
+
+    `known` False: no such key.
+    """
+
+    key: str
+    known: bool = True
+    period: str = "day"
+    period_start_s: int = 0
+    total_requests: int = 0
+    total_usd_nanos: int = 0
+    by_agent: tuple[AgentUsage, ...] = ()
+    caps: tuple[CapUsage, ...] = ()
+
+
 class Recall(msgspec.Struct, frozen=True, omit_defaults=True, tag="recall"):
     """Pushed to `rf.push.<slot>`: credit `granted`, return everything unreserved on these lines, and treat
     them as tight for `tight_ms`. There is no answer but LeaseReturned in the node's log.

@@ -25,7 +25,6 @@ from schemas.refusals import Refusal, refuse
 
 _INDEX = {meter: index for index, meter in enumerate(METERS)}
 _MONEY = frozenset({"usd", "refund"})
-_COSTLY = frozenset({"usd", "refund", "tokens"})
 
 FOREVER_NS = 2**63 - 1
 
@@ -48,7 +47,7 @@ class RequestCap(NamedTuple):
 class Plan(NamedTuple):
     """Caps that apply to a caller in [from_ns, until_ns) under one version of the snapshot's caps.
 
-    `bounded`: a cap on money or tokens applies, so a call without a bound is refused.
+    `meters`: those that any of the caps is on; a call without a bound on one of them is refused.
     """
 
     version: int
@@ -56,20 +55,21 @@ class Plan(NamedTuple):
     until_ns: int
     leased: tuple[LeasedCap, ...]
     per_request: tuple[RequestCap, ...]
-    bounded: bool
+    meters: frozenset[str]
 
 
 def make_plan(snapshot: Snapshot, accounts: tuple[str, ...], now_ns: int) -> Plan:
     """Derive the plan of a caller. `now_ns`: the control plane's time, which fixes the windows."""
     leased: list[LeasedCap] = []
     single: list[RequestCap] = []
-    until_ns, bounded = FOREVER_NS, False
+    until_ns = FOREVER_NS
+    meters = set()
     for account in accounts:
         record = snapshot.caps_of(account)
         if record is None:
             continue
         for cap in record.caps:
-            bounded = bounded or cap.meter in _COSTLY
+            meters.add(cap.meter)
             if cap.window == "request":
                 single.append(RequestCap(_INDEX[cap.meter], account, cap.amount))
                 continue
@@ -78,7 +78,7 @@ def make_plan(snapshot: Snapshot, accounts: tuple[str, ...], now_ns: int) -> Pla
                 LeasedCap(_INDEX[cap.meter], line_key(record.kind, record.id, cap.meter, cap.window, start_s))
             )
             until_ns = min(until_ns, _end_ns(record, cap.window, start_s))
-    return Plan(snapshot.caps_version, now_ns, until_ns, tuple(leased), tuple(single), bounded)
+    return Plan(snapshot.caps_version, now_ns, until_ns, tuple(leased), tuple(single), frozenset(meters))
 
 
 def holds(plan: Plan, snapshot: Snapshot, now_ns: int) -> bool:
@@ -94,13 +94,19 @@ def needs(plan: Plan, bound: Amounts) -> dict[str, int]:
     return {cap.line: amounts[cap.meter] for cap in plan.leased if amounts[cap.meter] > 0}
 
 
+def must_be_bounded(plan: Plan, meter: str) -> bool:
+    """Whether a call whose `meter` has no bound must be refused. What has no bound in dollars has none in tokens."""
+    return meter in plan.meters or (meter == "usd" and "tokens" in plan.meters)
+
+
 def check_single(plan: Plan, bound: Amounts) -> Refusal | None:
     """402 `cap_exhausted` if the bound alone is above a cap of single requests."""
     for cap in plan.per_request:
         meter = METERS[cap.meter]
         amount = bound.of(meter)
         if amount > cap.amount:
-            details = {"account": cap.account, "meter": meter, "window": "request"}
+            line = f"{cap.account}:{meter}:request:0"
+            details = {"account": cap.account, "meter": meter, "window": "request", "line": line}
             details |= _figures(meter, cap=cap.amount, remaining=cap.amount, needed=amount)
             text = (
                 f"the request could cost {_show(meter, amount)}; {cap.account} allows {_show(meter, cap.amount)} each"
@@ -114,8 +120,10 @@ def exhausted(line: str, needed: int, cap: int, remaining: int, resets_at_s: int
     kind, account_id, meter, window, _ = parse_line(line)
     account = account_key(kind, account_id)
     if kind == "key" and meter == "requests" and window == "total":
-        return refuse("key_spent", f"the vault key's {cap} uses are used up", account=account, max_uses=str(cap))
-    details = {"account": account, "meter": meter, "window": window}
+        return refuse(
+            "key_spent", f"the vault key's {cap} uses are used up", account=account, max_uses=str(cap), line=line
+        )
+    details = {"account": account, "meter": meter, "window": window, "line": line}
     details |= _figures(meter, cap=cap, remaining=remaining, needed=needed)
     if resets_at_s is not None:
         details["resets_at"] = _rfc3339(resets_at_s)

@@ -18,11 +18,12 @@ MAX_BUCKETS = 50_000
 
 
 class Take(NamedTuple):
-    """`amount` units wanted of the limit `bucket`, which allows `per_minute` over all nodes."""
+    """`amount` units wanted of the limit `bucket`, which allows `per_minute` over all nodes; `tokens` or requests."""
 
     bucket: str
     per_minute: int
     amount: int
+    tokens: bool = False
 
 
 class TooFast(NamedTuple):

@@ -65,6 +65,10 @@ class LeaseBook:
         lease = self.leases.get(line)
         return lease.free if lease is not None else 0
 
+    def granted(self, line: str) -> int:
+        lease = self.leases.get(line)
+        return lease.granted if lease is not None else 0
+
     def lacking(self, needs: Needs) -> list[str]:
         """The lines of which less is free than needed."""
         return [line for line, amount in needs.items() if self.free(line) < amount]

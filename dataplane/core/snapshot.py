@@ -30,6 +30,9 @@ class Changes(NamedTuple):
         return bool(self.keys or self.agents or self.tightened)
 
 
+NO_CHANGES = Changes(frozenset(), frozenset(), frozenset())
+
+
 class Snapshot:
     """The view. `position`: the control log is covered without gaps through it (0: nothing loaded yet).
 

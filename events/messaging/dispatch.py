@@ -60,3 +60,6 @@ class Dispatcher:
             except Exception:  # noqa: BLE001 - the edge: one bad message must not end the subscription
                 self.failed += 1
                 _log.exception("%s: handler failed on %s", self._name, message.subject)
+        # In this very step: a message offered between here and the task's done callback needs a task of its own.
+        if (task := asyncio.current_task()) is not None:
+            self._tasks.discard(task)

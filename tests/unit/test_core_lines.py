@@ -1,6 +1,16 @@
 import pytest
 
-from dataplane.core.lines import FOREVER_NS, Plan, check_single, exhausted, holds, line_ends_ns, make_plan, needs
+from dataplane.core.lines import (
+    FOREVER_NS,
+    Plan,
+    check_single,
+    exhausted,
+    holds,
+    line_ends_ns,
+    make_plan,
+    must_be_bounded,
+    needs,
+)
 from dataplane.core.snapshot import Snapshot
 from schemas.accounts import NANOS_PER_S, AccountCaps, Cap
 from schemas.amounts import Amounts
@@ -22,7 +32,7 @@ def plan_of(**caps: tuple[Cap, ...]) -> tuple[Snapshot, Plan]:
 def test_without_caps_nothing_is_needed() -> None:
     snapshot, plan = plan_of()
     assert needs(plan, Amounts(usd=5, requests=1)) == {}
-    assert not plan.bounded
+    assert not plan.meters
     assert plan.until_ns == FOREVER_NS
     assert holds(plan, snapshot, AT_NS)
 
@@ -39,13 +49,24 @@ def test_lines_come_in_order_and_only_for_meters_that_the_bound_takes() -> None:
         (f"org:default:usd:month:{november_s}", 4),
     ]
     assert needs(plan, Amounts(requests=1)) == {"key:k:requests:total:0": 1}
-    assert plan.bounded
+    assert plan.meters == {"usd", "requests", "refund"}
 
 
-@pytest.mark.parametrize(("meter", "bounded"), [("usd", True), ("refund", True), ("tokens", True), ("requests", False)])
-def test_which_caps_need_a_bound(meter: str, bounded: bool) -> None:
-    _, plan = plan_of(agent=(Cap(meter, "hour", 5),))  # type: ignore[arg-type]  # a meter
-    assert plan.bounded is bounded
+@pytest.mark.parametrize(
+    ("capped", "unbounded", "refused"),
+    [
+        ("usd", "usd", True),
+        ("usd", "refund", False),
+        ("refund", "refund", True),
+        ("refund", "usd", False),
+        ("tokens", "usd", True),
+        ("tokens", "refund", False),
+        ("requests", "usd", False),
+    ],
+)
+def test_which_caps_need_a_bound(capped: str, unbounded: str, refused: bool) -> None:
+    _, plan = plan_of(agent=(Cap(capped, "hour", 5),))  # type: ignore[arg-type]  # a meter
+    assert must_be_bounded(plan, unbounded) is refused
 
 
 def test_a_plan_ends_with_the_first_window_and_with_a_change_of_caps() -> None:
@@ -87,6 +108,7 @@ def test_a_refusal_names_the_figures() -> None:
         "account": "agent:a",
         "meter": "usd",
         "window": "day",
+        "line": f"agent:a:usd:day:{DAY_S}",
         "cap_usd": "10.00",
         "remaining_usd": "2.00",
         "needed_usd": "3.00",
@@ -96,9 +118,10 @@ def test_a_refusal_names_the_figures() -> None:
 
 
 def test_token_caps_are_told_in_tokens() -> None:
-    refusal = exhausted(f"key:k:tokens:day:{DAY_S}", 500, 1000, 20, None)
+    line = f"key:k:tokens:day:{DAY_S}"
+    refusal = exhausted(line, 500, 1000, 20, None)
     figures = {"cap": "1000", "remaining": "20", "needed": "500"}
-    assert refusal.details == {"account": "key:k", "meter": "tokens", "window": "day", **figures}
+    assert refusal.details == {"account": "key:k", "meter": "tokens", "window": "day", "line": line, **figures}
 
 
 def test_a_key_whose_uses_are_used_up_is_spent() -> None:

@@ -1,0 +1,115 @@
+"""How requests end: settled, released, or withdrawn before they were sent. Each exactly once.
+
+The end is posted to the node's current log, be it another incarnation's than the one that admitted (rule F3). Leases
+follow only if their incarnation is the current one: a fenced one's are void. What a tight line has left over goes back
+in the same batch (rule G5).
+"""
+
+from dataplane.adapters.port import Outcome
+from dataplane.core.ratelimit import Take
+from dataplane.inflight import Admission, State
+from dataplane.node import Node
+from events.types import LeaseReturned, NodeEvent, RequestReleased, RequestSettled
+from schemas.accounts import parse_line
+from schemas.amounts import Amounts
+from schemas.refusals import Refusal
+
+
+class Ends:
+    """Ends the requests of one node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def settle(
+        self,
+        admission: Admission,
+        outcome: Outcome,
+        *,
+        status: int,
+        latency_us: int,
+        overhead_us: int,
+        client_gone: bool,
+        resolves: str,
+    ) -> None:
+        """A request that was sent is over. Once: what comes later is ignored."""
+        if admission.state is State.ENDED:
+            return
+        settled = outcome.outcome == "settled"
+        actual = _with_request(outcome.actual, admission.wanted.bound) if settled else outcome.actual
+        event = RequestSettled(
+            request_id=admission.request_id,
+            outcome=outcome.outcome,
+            at_ns=self._node.feed.now_ns(),
+            actual=actual,
+            object=outcome.object if settled else None,
+            status=status,
+            model=outcome.model,
+            input_tokens=outcome.input_tokens,
+            output_tokens=outcome.output_tokens,
+            cached_tokens=outcome.cached_tokens,
+            tool_calls=outcome.tool_calls,
+            latency_us=latency_us,
+            overhead_us=overhead_us,
+            error=outcome.error,
+            resolves=resolves,
+            client_gone=client_gone,
+        )
+        needs = admission.needs
+        returned: dict[str, int] = {}
+        if needs and not admission.incarnation.over:
+            used = _used(needs, outcome, actual) if settled else needs
+            returned = admission.incarnation.desk.settle(needs, used, admission.mark)
+        tokens = actual.tokens if settled else admission.wanted.bound.tokens
+        self.correct_rates(admission.takes, admission.taken, tokens)
+        self._end(admission, event, returned)
+
+    def release(self, admission: Admission, reason: str) -> None:
+        """A request that was never sent is over. Once: what comes later is ignored."""
+        if admission.state is State.ENDED:
+            return
+        returned: dict[str, int] = {}
+        if admission.needs and not admission.incarnation.over:
+            returned = admission.incarnation.desk.release(admission.needs, admission.mark)
+        self.correct_rates(admission.takes, admission.taken, 0)
+        event = RequestReleased(admission.request_id, reason, self._node.feed.now_ns())
+        self._end(admission, event, returned)
+
+    def withdraw(self, admission: Admission, refusal: Refusal, reason: str) -> None:
+        """An admitted request must not go out any more: release it, and say why to whoever drives it."""
+        if admission.state is not State.ENDED:
+            admission.refusal = refusal
+            self.release(admission, reason)
+
+    def _end(self, admission: Admission, event: NodeEvent, returned: dict[str, int]) -> None:
+        admission.state = State.ENDED
+        self._node.inflight.remove(admission)
+        self._node.journal.post((event, LeaseReturned(returned)) if returned else (event,))
+
+    def correct_rates(self, takes: list[Take], taken: list[float], tokens: int) -> None:
+        """Tokens were taken by the bound; give back what was not used. (The request itself stays counted.)"""
+        for take, amount in zip(takes, taken, strict=True):
+            if take.tokens:
+                node = self._node
+                now_ns, nodes = node.clock.elapsed_ns(), node.snapshot.live_nodes
+                node.limits.correct(take.bucket, take.per_minute, amount - tokens, nodes, now_ns)
+
+
+def _with_request(actual: Amounts, bound: Amounts) -> Amounts:
+    """Whatever the vendor's answer was, the request itself counts."""
+    if actual.requests == bound.requests:
+        return actual
+    return Amounts(actual.usd, actual.refund, bound.requests, actual.tokens)
+
+
+def _used(needs: dict[str, int], outcome: Outcome, actual: Amounts) -> dict[str, int]:
+    """What each line's lease loses: the reported amount, an object's whole exposure where it has one."""
+    exposure = outcome.object
+    used = {}
+    for line in needs:
+        meter = parse_line(line).meter
+        if exposure is not None and exposure.meter == meter:
+            used[line] = exposure.exposure_nanos
+        else:
+            used[line] = actual.of(meter)
+    return used

@@ -1,0 +1,372 @@
+"""The governor: the heart of a node, without HTTP. The proxy drives it, and so does the simulation.
+
+A request's way through it:
+
+    find_key -> caller -> plan -> admit -> check_dispatch -> [revalidate -> check_dispatch] -> check_relay* -> settle
+                                        -> release
+
+`admit` awaits the ledger if a lease is missing, and then the acknowledgement of the intent. `check_dispatch` is asked
+just before each first byte, in the same step as the write (rule A3); `check_relay` before each chunk of a stream (A4).
+Each admission ends exactly once, by `settle` or `release`.
+
+What comes from elsewhere interrupts this at any await: a change of the policy (rule B1), a fence (F3), a recall (G5).
+Each is handled in one step (dataplane.enforce, dataplane.leases) before anything else can run.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from dataplane.adapters.port import Outcome
+from dataplane.admit import AGAIN, STALE, Admitter
+from dataplane.control import ControlPlane, Unanswered
+from dataplane.core import access
+from dataplane.core.access import Caller, Unregistered
+from dataplane.core.lines import Plan, line_ends_ns
+from dataplane.core.snapshot import Snapshot
+from dataplane.ends import Ends
+from dataplane.enforce import STREAM_CUT, Enforcer, cut
+from dataplane.feed import Feed
+from dataplane.inflight import Admission, State, Wanted
+from dataplane.membership import Membership
+from dataplane.node import Node
+from dataplane.tasks import Tasks
+from events import subjects
+from events.clock import Clock
+from events.log.port import AppendPort, LogError
+from events.messaging.port import Bus, Message, Subscription
+from events.types import NodeStopped, RequestRefused
+from schemas.accounts import NANOS_PER_S, parse_line
+from schemas.identity import Identity
+from schemas.policy import KeyPolicy
+from schemas.refusals import Refusal, refuse
+from schemas.rpc import Grants, ObjectAnswer, Push, RegisterAsk, UsageAnswer
+from schemas.settings import Timing
+
+__all__ = ["AGAIN", "STALE", "Admission", "Governor", "Wanted"]
+
+ASK_TIMEOUT_S = 0.3
+ASK_TRIES = 3
+"""Of questions that a request waits for (an object, a new agent): a second in all, as long as a takeover may last."""
+
+TICK_S = 0.05
+FORGET_EVERY_NS = 10 * NANOS_PER_S
+LINE_KEPT_NS = 26 * 3600 * NANOS_PER_S
+"""After its window's end (reckoned in UTC) a line stays for a day and more: its account may turn in any zone, and a
+late message about it must still find its figures."""
+
+MAX_UNKNOWNS = 10_000
+"""Requests of unknown outcome remembered by their idempotency keys; vendors keep theirs for a day."""
+
+CLOSE_S = 5.0
+"""At the end the log gets this long to take the last events."""
+
+_log = logging.getLogger(__name__)
+
+
+class Governor:
+    """One node. `draw(n)` gives n random bytes. `start` it in the loop that uses it; `drain` and `close` end it.
+
+    `defect` is set to the name of a background task that failed: the process must end, and fail closed.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        port: AppendPort,
+        clock: Clock,
+        *,
+        slot: str,
+        timing: Timing,
+        draw: Callable[[int], bytes],
+        version: str = "",
+        pid: int = 0,
+    ) -> None:
+        self._bus = bus
+        self._slot = slot
+        self._decode_push = msgspec.json.Decoder(Push).decode
+        self._push: Subscription | None = None
+        self._unknowns: OrderedDict[tuple[str, str, str], str] = OrderedDict()
+        self._forget_at_ns = 0
+        self.defect: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        tasks = Tasks(self._fail)
+        control = ControlPlane(bus, slot)
+        node = self._node = Node(clock, timing, draw, tasks, control)
+        self._ends = Ends(node)
+        self._enforcer = Enforcer(node, self._ends)
+        node.feed = Feed(bus, control, clock, timing, self._enforcer.changed)
+        node.membership = Membership(
+            slot,
+            port,
+            control,
+            clock,
+            timing,
+            tasks,
+            draw,
+            version=version,
+            pid=pid,
+            post=node.journal.post,
+            observe=node.feed.observe,
+            on_joined=self._enforcer.joined,
+            on_over=self._enforcer.fenced,
+        )
+        self._admitter = Admitter(node, self._ends, node.membership)
+
+    # ------------------------------------------------------------------ life
+
+    async def start(self) -> None:
+        """Listen, join, load the policy. Returns at once; `ready` tells when requests are admitted."""
+        node = self._node
+        await node.feed.start()
+        self._push = await self._bus.subscribe(subjects.push(self._slot), self._on_push)
+        node.tasks.forever(node.feed.run(), "feed")
+        node.tasks.forever(node.membership.run(), "membership")
+        node.tasks.forever(self._tick(), "tick")
+
+    async def drain(self) -> None:
+        """Admit nothing more, let what is open end (at most `drain_ms`), return the leases, say goodbye, stop."""
+        node = self._node
+        node.draining = True
+        await self._until_empty(node.timing.drain_ms / 1000)
+        for admission in node.inflight:
+            if admission.unsent:
+                self._ends.release(admission, "draining")
+            else:
+                cut(admission, STREAM_CUT)
+        await self._until_empty(1.0)
+        for admission in node.inflight:
+            self.settle(admission, Outcome("unknown", error="draining"))
+        node.refusals.flush(node.clock.elapsed_ns(), all_now=True)
+        await self._say_goodbye()
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop at once, as a crash would, but tidily: no task survives. Idempotent."""
+        node = self._node
+        node.draining = True
+        for subscription in (self._push, node.feed):
+            if isinstance(subscription, Feed):
+                await subscription.stop()
+            elif subscription is not None:
+                await subscription.unsubscribe()
+        await node.tasks.close()
+        if (incarnation := node.incarnation) is not None:
+            await incarnation.log.close(timeout_s=0.0)
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are admitted now."""
+        return self._node.closed() is None
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self._node.snapshot
+
+    @property
+    def node(self) -> Node:
+        """For metrics and tests."""
+        return self._node
+
+    # ------------------------------------------------------------------ who calls
+
+    def find_key(self, tokens: Sequence[str]) -> tuple[KeyPolicy, bytes] | Refusal:
+        """Step 2: the living key of a request's credentials, and its token's digest."""
+        if not self._node.feed.loaded:
+            return self._node.closed() or refuse("policy_unavailable", "this node has no policy yet")
+        found = access.find_key(self._node.snapshot, tokens)
+        if isinstance(found, Refusal):
+            return found
+        return access.check_key(found[0], found[1], self._node.feed.now_ns()) or found
+
+    async def caller(self, key: KeyPolicy, identity: Sequence[str]) -> Caller | Refusal:
+        """Step 3: the key with its agent. `identity`: values of X-Agent-Identity. Registers a new declared agent."""
+        node = self._node
+        found = access.identify(node.snapshot, key, identity)
+        if isinstance(found, Unregistered):
+            refusal = await self._register(key, found.identity)
+            if refusal is not None:
+                return refusal
+            found = access.identify(node.snapshot, key, identity)
+            if isinstance(found, Unregistered):
+                return refuse("policy_unavailable", "the agent could not be registered now; nothing was sent")
+        return found if isinstance(found, Refusal) else node.callers.get(key, *found)
+
+    def plan(self, caller: Caller) -> Plan:
+        """The caps that apply to a caller now."""
+        return self._node.plan(caller)
+
+    async def object(self, ref: str) -> ObjectAnswer | Refusal:
+        """What the ledger has counted for a vendor's object."""
+        for _ in range(ASK_TRIES):
+            with contextlib.suppress(Unanswered):
+                return await self._node.control.object(ref, ASK_TIMEOUT_S)
+        return refuse("budget_unavailable", "what is counted for the object is not known now; nothing was sent")
+
+    async def usage(self, key_id: str) -> UsageAnswer | Refusal:
+        """What a key's holder may see of it."""
+        for _ in range(ASK_TRIES):
+            with contextlib.suppress(Unanswered):
+                return await self._node.control.usage(key_id, ASK_TIMEOUT_S)
+        return refuse("policy_unavailable", "the control plane does not answer; try again")
+
+    async def _register(self, key: KeyPolicy, said: Identity) -> Refusal | None:
+        ask = RegisterAsk(key.id, said.name, said.owner, said.purpose)
+        for _ in range(ASK_TRIES):
+            with contextlib.suppress(Unanswered):
+                answer = await self._node.control.register(ask, ASK_TIMEOUT_S)
+                if answer.error:
+                    return refuse("agent_unknown", f"the agent cannot be registered: {answer.error}")
+                # Records of one agent, whole; the feed brings them again, with the position.
+                self._enforcer.enforce(self._node.snapshot.put(answer.records))
+                return None
+        return refuse("policy_unavailable", "the agent could not be registered now; nothing was sent")
+
+    # ------------------------------------------------------------------ a request
+
+    async def admit(self, wanted: Wanted, request_id: str) -> Admission | Refusal:
+        """Admit a request: its intent is in the log, its bound is reserved. `admission.request_id` is its id."""
+        return await self._admitter.admit(wanted, request_id)
+
+    def check_dispatch(self, admission: Admission) -> Refusal | None:
+        """Rule A3. None: the first byte goes out in this very step, and the request counts as sent.
+
+        STALE: call `revalidate`, then check again. AGAIN: it was released, admit it again. Anything else: it was
+        released, refuse. For a request that was sent before (a second connection) nothing is released.
+        """
+        incarnation = admission.incarnation
+        if admission.state is State.ENDED or incarnation.over:
+            return admission.refusal or AGAIN
+        appended = admission.appended
+        if appended is None or appended.duplicate or incarnation.log.proof_age_ns() >= self._node.proof_ttl_ns:
+            return STALE
+        node, wanted = self._node, admission.wanted
+        call = (wanted.upstream, wanted.method, wanted.segments, wanted.model)
+        _, refusal = access.still_allowed(node.snapshot, admission.caller, wanted.digest, node.feed.now_ns(), call)
+        if refusal is not None:
+            if admission.unsent:
+                self._ends.withdraw(admission, refusal, refusal.code)
+            return refusal
+        admission.state = State.SENT
+        return None
+
+    async def revalidate(self, admission: Admission) -> Refusal | None:
+        """Fresh proof by a fresh append. None: check the dispatch again. Otherwise it was released."""
+        return await self._admitter.revalidate(admission)
+
+    def check_relay(self, admission: Admission) -> Refusal | None:
+        """Rule A4. None: the next chunk of the stream may go to the client in this very step."""
+        if admission.refusal is not None:
+            return admission.refusal
+        if admission.incarnation.log.proof_age_ns() >= self._node.proof_ttl_ns:
+            return STREAM_CUT
+        return None
+
+    def settle(
+        self,
+        admission: Admission,
+        outcome: Outcome,
+        *,
+        status: int = 0,
+        latency_us: int = 0,
+        overhead_us: int = 0,
+        client_gone: bool = False,
+        idempotency: str = "",
+    ) -> None:
+        """The end of a request that was sent. `idempotency`: the client's idempotency key, "" if none."""
+        resolves = ""
+        if idempotency and admission.state is not State.ENDED:
+            place = (admission.wanted.upstream, admission.caller.key.id, idempotency)
+            if outcome.replayed:
+                resolves = self._unknowns.pop(place, "")
+            elif outcome.outcome == "unknown":
+                self._unknowns[place] = admission.request_id
+                if len(self._unknowns) > MAX_UNKNOWNS:
+                    self._unknowns.popitem(last=False)
+        self._ends.settle(
+            admission,
+            outcome,
+            status=status,
+            latency_us=latency_us,
+            overhead_us=overhead_us,
+            client_gone=client_gone,
+            resolves=resolves,
+        )
+
+    def release(self, admission: Admission, reason: str) -> None:
+        """The end of a request of which not a byte was sent."""
+        self._ends.release(admission, reason)
+
+    def refused(self, event: RequestRefused) -> None:
+        """Record a refusal; repeats are counted into one event a second."""
+        incarnation = self._node.incarnation
+        slow = incarnation is None or incarnation.log.stalled_ns() > NANOS_PER_S
+        self._node.refusals.note(event, self._node.clock.elapsed_ns(), slow=slow)
+
+    def now_ns(self) -> int:
+        """The control plane's time; this machine's before the control plane was heard."""
+        return self._node.feed.now_ns() or self._node.clock.wall_ns()
+
+    # ------------------------------------------------------------------ in the background
+
+    async def _on_push(self, message: Message) -> None:
+        try:
+            push = self._decode_push(message.payload)
+        except msgspec.DecodeError as error:
+            _log.error("a push cannot be read: %s", error)
+            return
+        incarnation = self._node.incarnation
+        if incarnation is None or push.incarnation != incarnation.id:
+            return
+        if isinstance(push, Grants):
+            incarnation.desk.grants(push)
+        else:
+            incarnation.desk.recall(push)
+
+    async def _tick(self) -> None:
+        node = self._node
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._admitter.expire()
+            incarnation = node.incarnation
+            if incarnation is None:
+                continue
+            now_ns = node.clock.elapsed_ns()
+            node.journal.retry()
+            node.refusals.flush(now_ns, slow=incarnation.log.stalled_ns() > NANOS_PER_S)
+            if now_ns >= self._forget_at_ns:
+                self._forget_at_ns = now_ns + FORGET_EVERY_NS
+                incarnation.desk.forget(self._line_gone)
+
+    def _line_gone(self, line: str) -> bool:
+        """Whether nothing can ever be lent on the line again."""
+        now_ns = self._node.feed.now_ns()
+        if line_ends_ns(line, "UTC") < now_ns - LINE_KEPT_NS:
+            return True
+        parsed = parse_line(line)
+        key = self._node.snapshot.keys.get(parsed.id) if parsed.kind == "key" else None
+        return key is not None and key.state == "revoked"
+
+    async def _until_empty(self, limit_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while len(self._node.inflight):  # noqa: ASYNC110 - an event would be set on the hot path
+                    await asyncio.sleep(TICK_S / 5)
+
+    async def _say_goodbye(self) -> None:
+        """Return the leases and end the log, if there is one to end."""
+        with contextlib.suppress(TimeoutError, LogError):
+            async with asyncio.timeout(CLOSE_S):
+                while (incarnation := self._node.incarnation) is None:  # noqa: ASYNC110 - rare, and ends by itself
+                    await asyncio.sleep(TICK_S)
+                incarnation.desk.give_back_all()
+                stopped = NodeStopped(self._node.clock.wall_ns())
+                await incarnation.log.append_nowait((stopped,), essential=True)
+
+    def _fail(self, task: str) -> None:
+        if not self.defect.done():
+            self.defect.set_result(task)

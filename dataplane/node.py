@@ -1,0 +1,92 @@
+"""What the parts of a node share: its policy, its incarnation, its log, its requests in flight."""
+
+from collections.abc import Callable
+
+from dataplane.control import ControlPlane
+from dataplane.core.access import Caller, Callers
+from dataplane.core.lines import Plan, holds, make_plan
+from dataplane.core.ratelimit import RateLimits
+from dataplane.core.snapshot import Snapshot
+from dataplane.feed import Feed
+from dataplane.inflight import Incarnation, InFlight
+from dataplane.journal import Journal
+from dataplane.membership import Membership
+from dataplane.refused import Refusals
+from dataplane.tasks import Tasks
+from events.clock import Clock
+from schemas.refusals import Refusal, refuse
+from schemas.settings import MS, Timing
+
+_NO_POLICY = refuse("policy_unavailable", "this node has no current policy; nothing was sent")
+_NO_LOG = refuse("log_unavailable", "the event log takes nothing now; nothing was sent")
+_DRAINING = refuse("draining", "this node is shutting down; nothing was sent")
+
+
+class Node:
+    """The parts, wired by `dataplane.governor`. Nothing here awaits."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        timing: Timing,
+        draw: Callable[[int], bytes],
+        tasks: Tasks,
+        control: ControlPlane,
+    ) -> None:
+        self.clock = clock
+        self.timing = timing
+        self.draw = draw
+        self.tasks = tasks
+        self.control = control
+        self.journal = Journal()
+        self.inflight = InFlight()
+        self.refusals = Refusals(self.journal.post)
+        self.limits = RateLimits()
+        self.callers = Callers()
+        self.draining = False
+        self.feed: Feed
+        self.membership: Membership
+        self.proof_ttl_ns = timing.proof_ttl_ms * MS
+        self._feed_max_age_ns = timing.feed_max_age_ms * MS
+        self._admit_timeout_ns = timing.admit_timeout_ms * MS
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self.feed.snapshot
+
+    @property
+    def incarnation(self) -> Incarnation | None:
+        return self.membership.current
+
+    def plan(self, caller: Caller) -> Plan:
+        """The caps that apply to a caller now."""
+        plan, now_ns = caller.plan, self.feed.now_ns()
+        if plan is None or not holds(plan, self.snapshot, now_ns):
+            plan = caller.plan = make_plan(self.snapshot, caller.accounts, now_ns)
+        return plan
+
+    def closed(self) -> Refusal | None:
+        """Why nothing may be admitted now; None: it may. A node without an incarnation may have one in a moment."""
+        if self.draining:
+            return _DRAINING
+        incarnation = self.membership.current
+        feed = self.feed
+        if incarnation is None or not feed.loaded or feed.snapshot.position < incarnation.joined_seq:
+            return _NO_POLICY
+        if feed.age_ns() > self._feed_max_age_ns:
+            return _NO_POLICY
+        if self.journal.waiting or self.log_is_slow(incarnation):
+            return _NO_LOG
+        return None
+
+    def joining(self) -> bool:
+        """Whether the only reason against admitting may pass in a moment: a join, or its policy, is under way."""
+        incarnation = self.membership.current
+        return not self.draining and (
+            incarnation is None or not self.feed.loaded or self.snapshot.position < incarnation.joined_seq
+        )
+
+    def log_is_slow(self, incarnation: Incarnation) -> bool:
+        """Whether an intent queued now would most likely not be acknowledged in time (or the log is full, L6)."""
+        log = incarnation.log
+        return log.trouble == "stream_full" or log.stalled_ns() > self._admit_timeout_ns
