@@ -1,0 +1,20 @@
+"""Fixtures of all tests."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+os.environ["NO_PROXY"] = "127.0.0.1,localhost"
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Stack"]:
+    """One gateway for all tests that leave it as they found it: keys and agents of their own."""
+    from support.stack import running_stack
+
+    with running_stack(tmp_path_factory.mktemp("stack") / "data", workers=2) as running:
+        yield running
+
+
+from support.stack import Stack  # noqa: E402 - for the annotation above, after the environment is set
