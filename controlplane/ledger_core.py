@@ -1,0 +1,352 @@
+"""The ledger: who may spend what, decided without I/O (rules G1 to G8, docs/PROTOCOL.md).
+
+An ask's life
+
+| state | what happens | next |
+|---|---|---|
+| asked | unknown window or cap | answered `window_turned` |
+| asked | its incarnation is over | answered `fenced` |
+| waiting | all its lines have room, and no earlier ask lacks one of them | granting |
+| waiting | settled + held + bound > cap: a mark is wanted; still so once it has passed | answered `refused` |
+| waiting | it fits, but is lent out: its lines are recalled and tight | waiting |
+| waiting | its time is over, and it was looked at with a mark | answered `unavailable` |
+| granting | the grant is recorded in the control log and folded | answered `granted` |
+
+Who calls what
+    `submit` takes an ask. `look` says what is to be done now: answers to send, recalls, whether a mark is
+    wanted, whether something can be granted. `grants` decides, on a state with nothing in flight, what is to
+    be appended; `recorded` gives the answers once it was. `marked` gives the refusals once both folds have
+    passed a mark that was begun at `begin_mark`. The shell (controlplane.ledger) does the I/O between.
+
+What would be wrong
+    - Refusing by what the fold shows when the ask arrives: money that has been returned may be on its way.
+    - Counting leases in a refusal: budget lent to another node is never a reason (P2).
+    - Granting in parts, or to a later ask what an earlier one waits for: it might wait for ever.
+    - Giving up at the deadline on a fold that lags: an exact answer a moment later is better than a 503.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
+from typing import Literal, NamedTuple
+
+from controlplane.ledger_lines import MAX_LINES, Lines, Need, Room, parse_need, window_end_ns
+from controlplane.lowered import Lowered
+from controlplane.recalls import RecallOrder, Recalls
+from events.state.replica import Replica
+from events.types import LeaseGranted
+from schemas.rpc import LeaseAnswer, LeaseAsk, LeaseRefusal
+from schemas.settings import MS, Timing
+
+MAX_WAITING = 8_000
+"""Asks waiting at a time: all that come within their patience at 10,000 a second. One look costs 1 us for each."""
+
+MAX_ANSWERED = 50_000
+"""Answers remembered for repeats: ten seconds' worth at 5,000 a second; repeats come within one second."""
+
+MAX_GRANTS = 1_000
+"""Asks granted in one append: with four lines each they stay well below the size of one message."""
+
+
+class Instant(NamedTuple):
+    """Both clocks, read together: elapsed time for patience, wall time for windows."""
+
+    elapsed_ns: int
+    wall_ns: int
+
+
+class Answer(NamedTuple):
+    """To be sent to whoever asked under this id."""
+
+    ask_id: str
+    answer: LeaseAnswer
+
+
+class Look(NamedTuple):
+    """What is to be done now. `again_ns`: look again then, on the elapsed clock, if nothing happens before."""
+
+    answers: list[Answer]
+    recalls: list[RecallOrder]
+    wants_mark: bool
+    can_grant: bool
+    again_ns: int | None
+
+
+class Waiting:
+    """An ask that has not been answered. `order` counts arrivals; `marked`: a mark begun since then has passed."""
+
+    __slots__ = ("ask", "deadline_ns", "hard_ns", "marked", "needs", "order", "turns_ns")
+
+    def __init__(self, ask: LeaseAsk, needs: tuple[Need, ...], order: int, deadline_ns: int, hard_ns: int) -> None:
+        self.ask = ask
+        self.needs = needs
+        self.order = order
+        self.deadline_ns = deadline_ns
+        self.hard_ns = hard_ns
+        self.turns_ns: int | None = None
+        self.marked = False
+
+
+class _Survey(NamedTuple):
+    """One walk over the waiting asks, in order of arrival."""
+
+    grants: list[tuple[Waiting, dict[str, int]]]
+    lent_out: set[str]
+    doubtful: list[Waiting]
+    turned: list[Waiting]
+    rooms: dict[str, Room | None]
+    blocked: set[str]
+
+
+class LedgerCore:
+    """All asks that wait, and the answers given lately."""
+
+    def __init__(self, replica: Replica, timing: Timing) -> None:
+        self._replica = replica
+        self._timing = timing
+        self._lines = Lines(replica)
+        self._recalls = Recalls(replica.budget, every_ns=timing.recall_every_ms * MS, tight_ns=timing.tight_ms * MS)
+        self.lowered = Lowered(replica, self._lines)
+        self._waiting: dict[str, Waiting] = {}
+        self._ahead: dict[str, Waiting] = {}
+        self._granting: list[tuple[Waiting, Literal["ask", "ahead"]]] = []
+        self._answered: OrderedDict[str, tuple[LeaseAsk, LeaseAnswer]] = OrderedDict()
+        self._arrivals = 0
+        self.granted = self.refused = self.unavailable = 0
+        """Answers given, for metrics."""
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    # ------------------------------------------------------------ asks come in
+
+    def submit(self, ask: LeaseAsk, at: Instant) -> LeaseAnswer | None:
+        """Take an ask of a living incarnation; an answer at once, or None: it waits (again, if it is repeated).
+
+        Raises ValueError for an ask that is not well-formed.
+        """
+        before = self._answered.get(ask.ask_id)
+        if before is not None and before[0] == ask:
+            return self._again(ask, before[1], at)
+        known = self._waiting.get(ask.ask_id) or self._ahead.get(ask.ask_id)
+        if known is not None and known.ask == ask:
+            return None
+        if not 0 < len(ask.lines) <= MAX_LINES:
+            raise ValueError(f"an ask names 1 to {MAX_LINES} lines")
+        needs = tuple(parse_need(line, amount) for line, amount in ask.lines.items())
+        if not all(self._lines.lendable(need, at.wall_ns) for need in needs):
+            return LeaseAnswer(ask.ask_id, "window_turned", at.wall_ns)
+        if len(self._waiting) + len(self._ahead) >= MAX_WAITING:
+            self.unavailable += 1
+            return LeaseAnswer(ask.ask_id, "unavailable", at.wall_ns)
+        self._enter(ask, needs, at)
+        return None
+
+    def _enter(self, ask: LeaseAsk, needs: tuple[Need, ...], at: Instant) -> None:
+        self._arrivals += 1
+        patience_ns = self._timing.lease_wait_ms * MS
+        deadline_ns = at.elapsed_ns + patience_ns
+        waiting = Waiting(ask, needs, self._arrivals, deadline_ns, deadline_ns + patience_ns)
+        ends = [end for need in needs if (end := self._end_ns(need)) is not None]
+        waiting.turns_ns = min(ends, default=None)
+        self._waiting.pop(ask.ask_id, None)  # the same id with other lines comes anew
+        (self._ahead if ask.ahead else self._waiting)[ask.ask_id] = waiting
+
+    def _again(self, ask: LeaseAsk, answer: LeaseAnswer, at: Instant) -> LeaseAnswer:
+        """A repeat gets the same answer, with the cumulative figures of now."""
+        if answer.outcome != "granted":
+            return answer
+        return self._granted_answer(ask, at)
+
+    # ------------------------------------------------------------ what to do now
+
+    def look(self, at: Instant) -> Look:
+        """Called after every ask, fold, append and mark, and when `again_ns` has come."""
+        survey = self._survey(at)
+        answers = [self._end(waiting, "window_turned", at) for waiting in survey.turned]
+        overdue, wants_mark = self._overdue(at)
+        answers += overdue
+        doubtful = any(waiting.ask.ask_id in self._waiting for waiting in survey.doubtful)
+        recalls, again_ns = self._recalls.round(survey.lent_out | self.lowered.lines(), at.elapsed_ns)
+        for waiting in self._waiting.values():  # in order of arrival, so the first is the first to be due
+            due_ns = waiting.hard_ns if waiting.deadline_ns <= at.elapsed_ns else waiting.deadline_ns
+            again_ns = due_ns if again_ns is None else min(again_ns, due_ns)
+            break
+        return Look(answers, recalls, wants_mark or doubtful, bool(survey.grants or self._ahead), again_ns)
+
+    def _survey(self, at: Instant) -> _Survey:
+        survey = _Survey([], set(), [], [], {}, set())
+        stray = self.lowered.stray_spans
+        for waiting in self._waiting.values():
+            if waiting.turns_ns is not None and at.wall_ns >= waiting.turns_ns:
+                survey.turned.append(waiting)
+                continue
+            self._weigh(waiting, survey, stray, at)
+        return survey
+
+    def _weigh(self, waiting: Waiting, survey: _Survey, stray: frozenset[tuple[str, ...]], at: Instant) -> None:
+        """Put one ask where it belongs: grantable, lent out, doubtful, or turned."""
+        lacks, refusable, rooms = [], False, survey.rooms
+        for need in waiting.needs:
+            if need.line not in rooms:
+                rooms[need.line] = self._lines.room(need)
+            room = rooms[need.line]
+            if room is None:
+                survey.turned.append(waiting)
+                return
+            if need.amount > room.free or need.line in survey.blocked or need.span in stray:
+                lacks.append(need.line)
+                refusable = refusable or room.refuses(need.amount)
+        if not lacks:
+            survey.grants.append((waiting, self._take(waiting.needs, rooms, at)))
+            return
+        survey.blocked.update(lacks)
+        if refusable:
+            survey.doubtful.append(waiting)
+        else:
+            survey.lent_out.update(lacks)
+
+    def _take(self, needs: Sequence[Need], rooms: dict[str, Room | None], at: Instant) -> dict[str, int]:
+        """Sizes of a grant (rule G3), taken from the rooms."""
+        nodes = 2 * max(1, len(self._replica.nodes.living))
+        sizes = {}
+        for need in needs:
+            room = rooms[need.line]
+            assert room is not None  # noqa: S101 - weighed just before
+            size = need.amount
+            if not self._recalls.is_tight(need.line, at.elapsed_ns):
+                size = max(size, min(4 * size, room.free // nodes))
+            room.free -= size
+            sizes[need.line] = size
+        return sizes
+
+    def _overdue(self, at: Instant) -> tuple[list[Answer], bool]:
+        """Asks whose time is over. One that no mark has judged yet gets a little longer, and a mark."""
+        overdue = list(takewhile(lambda waiting: waiting.deadline_ns <= at.elapsed_ns, self._waiting.values()))
+        over = [waiting for waiting in overdue if waiting.marked or waiting.hard_ns <= at.elapsed_ns]
+        return [self._end(waiting, "unavailable", at) for waiting in over], len(over) < len(overdue)
+
+    # ------------------------------------------------------------ granting
+
+    def grants(self, at: Instant) -> tuple[LeaseGranted, ...]:
+        """Decide what is lent. Call it on a state that has folded everything appended, append, then `recorded`."""
+        survey = self._survey(at)
+        given: dict[str, dict[str, int]] = {}
+        self._granting = []
+        for waiting, sizes in survey.grants[:MAX_GRANTS]:
+            self._give(given, waiting, sizes, at)
+            self._granting.append((waiting, "ask"))
+        for waiting in list(self._ahead.values())[:MAX_GRANTS]:
+            self._give(given, waiting, self._spare(waiting, survey, at), at)
+            self._granting.append((waiting, "ahead"))
+        return tuple(LeaseGranted(incarnation, lines) for incarnation, lines in given.items() if lines)
+
+    def _give(self, given: dict[str, dict[str, int]], waiting: Waiting, sizes: dict[str, int], at: Instant) -> None:
+        incarnation = waiting.ask.incarnation
+        lines = given.setdefault(incarnation, {})
+        leases = self._replica.budget.leases
+        for line, size in sizes.items():
+            lines[line] = lines.get(line, leases.granted(incarnation, line)) + size
+        self._recalls.granted(incarnation, sizes, at.elapsed_ns)
+
+    def _spare(self, waiting: Waiting, survey: _Survey, at: Instant) -> dict[str, int]:
+        """What can be lent ahead of need: nothing that is tight or waited for, and a share of what remains."""
+        sizes: dict[str, int] = {}
+        nodes = 2 * max(1, len(self._replica.nodes.living))
+        for need in waiting.needs:
+            if need.line not in survey.rooms:
+                survey.rooms[need.line] = self._lines.room(need)
+            room = survey.rooms[need.line]
+            wanted = need.line in survey.blocked or need.span in self.lowered.stray_spans
+            if room is None or wanted or self._recalls.is_tight(need.line, at.elapsed_ns):
+                continue
+            size = min(need.amount, room.free // nodes)
+            if size > 0:
+                room.free -= size
+                sizes[need.line] = size
+        return sizes
+
+    def recorded(self, at: Instant) -> list[Answer]:
+        """The grants decided last are in the control log and folded: answer who asked."""
+        answers = []
+        for waiting, kind in self._granting:
+            (self._ahead if kind == "ahead" else self._waiting).pop(waiting.ask.ask_id, None)
+            answer = self._granted_answer(waiting.ask, at)
+            self._remember(waiting.ask, answer)
+            answers.append(Answer(waiting.ask.ask_id, answer))
+        self.granted += len(self._granting)
+        self._granting = []
+        return answers
+
+    def _granted_answer(self, ask: LeaseAsk, at: Instant) -> LeaseAnswer:
+        leases = self._replica.budget.leases
+        granted = {line: leases.granted(ask.incarnation, line) for line in ask.lines}
+        tight = tuple(line for line in ask.lines if self._recalls.is_tight(line, at.elapsed_ns))
+        return LeaseAnswer(ask.ask_id, "granted", at.wall_ns, granted, tight)
+
+    # ------------------------------------------------------------ refusing
+
+    def begin_mark(self) -> int:
+        """A mark is about to be appended; it judges the asks that have arrived so far. Returns its bound."""
+        return self._arrivals
+
+    def marked(self, bound: int, at: Instant) -> list[Answer]:
+        """Both folds have passed the mark begun at `bound`: refuse what does not fit (rule G4)."""
+        answers = []
+        for waiting in list(self._waiting.values()):
+            if waiting.order > bound:
+                continue
+            waiting.marked = True
+            refusal = self._refusal(waiting)
+            if refusal is not None:
+                answers.append(self._end(waiting, "refused", at, refusal))
+        return answers
+
+    def _refusal(self, waiting: Waiting) -> LeaseRefusal | None:
+        """The first line of which settled + held + bound > cap."""
+        for need in waiting.needs:
+            room = self._lines.room(need)
+            if room is not None and room.refuses(need.amount):
+                settled, held = self._lines.figures(need)
+                end_ns = window_end_ns(need, room.zone)
+                resets_at_s = None if end_ns is None else end_ns // 1_000_000_000
+                return LeaseRefusal(need.line, room.cap, settled, held, resets_at_s)
+        return None
+
+    # ------------------------------------------------------------ the end of an ask
+
+    def drop(self, incarnation: str, at: Instant) -> list[Answer]:
+        """The incarnation is fenced: nothing can be lent to it any more."""
+        gone = [w for w in (*self._waiting.values(), *self._ahead.values()) if w.ask.incarnation == incarnation]
+        return [self._end(waiting, "fenced", at) for waiting in gone]
+
+    def _end(
+        self,
+        waiting: Waiting,
+        outcome: Literal["refused", "unavailable", "window_turned", "fenced"],
+        at: Instant,
+        refusal: LeaseRefusal | None = None,
+    ) -> Answer:
+        answer = LeaseAnswer(waiting.ask.ask_id, outcome, at.wall_ns, refusal=refusal)
+        self._waiting.pop(waiting.ask.ask_id, None)
+        self._ahead.pop(waiting.ask.ask_id, None)
+        self.refused += outcome == "refused"
+        self.unavailable += outcome == "unavailable"
+        if outcome != "window_turned":  # that one is asked again, under the same id
+            self._remember(waiting.ask, answer)
+        return Answer(waiting.ask.ask_id, answer)
+
+    def _remember(self, ask: LeaseAsk, answer: LeaseAnswer) -> None:
+        self._answered[ask.ask_id] = (ask, answer)
+        while len(self._answered) > MAX_ANSWERED:
+            self._answered.popitem(last=False)
+
+    def _end_ns(self, need: Need) -> int | None:
+        found = self._lines.cap(need)
+        return window_end_ns(need, found[1]) if found is not None else None
+
+
+def lines_of(answers: Iterable[Answer]) -> list[str]:
+    """The lines of refusals: the accounts that are exhausted."""
+    return [answer.refusal.line for _, answer in answers if answer.refusal is not None]
