@@ -24,7 +24,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports --no-cache
 
 bench: $(STAMP)  ## Measures, and prints Markdown; asserts nothing.
-	$(BIN)/python -m bench $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
 
 chaos: $(STAMP)  ## The long runs: many simulation seeds, and real processes under kill -9.
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -1,0 +1,54 @@
+"""How long a DELETE takes until its 204, over three workers under load."""
+
+import asyncio
+import statistics
+import time
+from pathlib import Path
+
+import aiohttp
+from support.load import Chargers
+from support.stack import Stack, running_stack
+
+KEYS = 40
+WORKERS = 3
+CLIENTS = 8
+
+
+async def run(data_dir: Path) -> list[str]:
+    """Markdown lines: median, 95th percentile and worst."""
+    with running_stack(data_dir / "data", workers=WORKERS) as stack:
+        idle = await _revoke_all(stack)
+        busy_key = stack.issue(vendor="stripe", agent="load", uncapped=True)
+        async with Chargers(stack.stripe, busy_key["token"], clients=CLIENTS, most=200_000) as load:
+            while len(load.load.answers) < 50:
+                await asyncio.sleep(0.01)
+            loaded = await _revoke_all(stack)
+    return [
+        f"## Revocation over {WORKERS} workers, {KEYS} keys",
+        "",
+        "| | median ms | p95 ms | worst ms |",
+        "|---|---|---|---|",
+        _row("idle", idle),
+        _row(f"{CLIENTS} clients charging", loaded),
+        "",
+    ]
+
+
+async def _revoke_all(stack: Stack) -> list[float]:
+    keys = [stack.issue(vendor="stripe", agent="bench", total_usd_cap="10")["id"] for _ in range(KEYS)]
+    took_ms = []
+    headers = {"Authorization": f"Bearer {stack.token}"}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        for key in keys:
+            began = time.perf_counter()
+            async with session.delete(f"{stack.urls['control']}/v1/keys/{key}") as answer:
+                if answer.status != 204:
+                    raise RuntimeError(f"revocation answered {answer.status}")
+            took_ms.append((time.perf_counter() - began) * 1000)
+    return took_ms
+
+
+def _row(name: str, values: list[float]) -> str:
+    ordered = sorted(values)
+    p95 = ordered[int(len(ordered) * 0.95)]
+    return f"| {name} | {statistics.median(ordered):.1f} | {p95:.1f} | {ordered[-1]:.1f} |"
