@@ -43,8 +43,10 @@ async def run(data_dir: Path) -> list[str]:
         _latency("vendor, directly", direct_ms),
         _latency("through the gateway", through_ms),
         "",
-        f"CPU of the worker: median {statistics.median(cpu_us):.0f} us a request, {AT_ONCE} at once "
-        f"({min(cpu_us):.0f} to {max(cpu_us):.0f} over {ROUNDS} rounds).",
+        (
+            f"CPU of the worker: median {statistics.median(cpu_us):.0f} us a request, {AT_ONCE} at once "
+            f"({min(cpu_us):.0f} to {max(cpu_us):.0f} over {ROUNDS} rounds)."
+        ),
         "",
     ]
 
