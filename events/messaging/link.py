@@ -29,6 +29,17 @@ _REBUILD_TIMEOUT_S = 10.0
 _REBUILD_PAUSE_S = 0.5
 
 
+_GONE = (
+    nats.errors.ConnectionClosedError,
+    nats.errors.ConnectionDrainingError,
+    nats.errors.ConnectionReconnectingError,
+    nats.errors.OutboundBufferLimitError,
+    OSError,
+    RuntimeError,  # uvloop's, on writing to a transport that has just been closed
+)
+"""How the library says that the connection has gone, in the moment before it calls back."""
+
+
 class LinkError(Exception):
     """Base of what a link raises. The message was not sent, unless it is `LinkTimeout` or `LinkLost`."""
 
@@ -74,8 +85,8 @@ class LinkSubscription:
         if carried is not None:
             try:
                 await carried.unsubscribe()
-            except nats.errors.Error:
-                return  # the connection is closed, and the subscription with it
+            except _GONE:
+                return  # and the subscription with it
 
 
 class NatsLink:
@@ -167,7 +178,7 @@ class NatsLink:
             await client.publish(subject, payload, reply=reply, headers=headers)
         except nats.errors.MaxPayloadError:
             raise LinkTooLarge(f"{len(payload)} bytes, the limit is {self.max_payload_bytes}") from None
-        except nats.errors.Error as error:
+        except _GONE as error:
             raise LinkDown(f"{type(error).__name__}: {error}") from None
 
     async def request(
@@ -194,8 +205,10 @@ class NatsLink:
             raise LinkDown("not connected")
         try:
             await client.flush(timeout=timeout_s)  # type: ignore[arg-type] # annotated as int, used as seconds
-        except nats.errors.Error:
+        except nats.errors.TimeoutError:
             raise LinkTimeout(f"the server did not answer within {timeout_s:g} s") from None
+        except _GONE as error:
+            raise LinkDown(f"{type(error).__name__}: {error}") from None
 
     async def _connect(self, timeout_s: float) -> Client:
         return await open_client(
