@@ -210,7 +210,11 @@ async def test_the_server_dies_with_a_killed_parent(tmp_path: Path) -> None:
         parent.kill()
         parent.wait()
         parent.stdout.close()
-    await until(lambda: not alive(pid), 15.0)
+    try:
+        await until(lambda: not alive(pid), 15.0)
+    finally:
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
     # And the next supervisor can use the directory.
     successor = NatsChild(write_config(tmp_path / "nats", slots=("n1",)), find_binary())
     await successor.start()
