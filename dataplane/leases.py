@@ -57,6 +57,17 @@ class Obtained(Enum):
 End = Obtained | Refusal
 
 
+class _Wait:
+    """One request in the room. `end` stands even if its task is cancelled, which cancels the future."""
+
+    __slots__ = ("end", "needs", "woken")
+
+    def __init__(self, needs: Needs) -> None:
+        self.needs = needs
+        self.end: End | None = None
+        self.woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
 class LeaseDesk:
     """The leases of one incarnation. `give_back` posts cumulative returns to its log; `on_fenced` is called when the
     ledger says that the incarnation is over, `observe` with the ledger's clock of each answer.
@@ -83,7 +94,7 @@ class LeaseDesk:
         self._observe = observe
         self.book = LeaseBook()
         self._room = WaitingRoom()
-        self._woken: dict[str, tuple[asyncio.Future[End], Needs]] = {}
+        self._waits: dict[str, _Wait] = {}
         self._exhausted: dict[str, tuple[int, LeaseRefusal]] = {}
         self._demand: dict[str, Demand] = {}
         self._wanted: dict[str, int] = {}
@@ -136,29 +147,30 @@ class LeaseDesk:
             return known
         if not self._room.enter(ask_id, key, needs, self.book):
             return _BUSY
-        woken: asyncio.Future[End] = asyncio.get_running_loop().create_future()
-        self._woken[ask_id] = (woken, needs)
+        wait = self._waits[ask_id] = _Wait(needs)
         self._tasks.once(self._ask_until_served(ask_id, needs, deadline_ns), f"lease ask {ask_id}")
         try:
             async with asyncio.timeout(max(0, deadline_ns - self._clock.elapsed_ns()) / 1e9):
-                return await woken
+                await wait.woken
         except TimeoutError:
             self._finish(ask_id, _LATE)
-            return woken.result()
         except asyncio.CancelledError:
             self._finish(ask_id, _LATE)
-            if woken.result() is Obtained.RESERVED:
+            if wait.end is Obtained.RESERVED:
                 self.cancel(needs)
             raise
         finally:
-            del self._woken[ask_id]
+            del self._waits[ask_id]
+        return wait.end or _LATE
 
     def _finish(self, waiter: str, end: End) -> None:
         """End a wait that has not ended yet. Who is not served leaves the room in the same step."""
-        entry = self._woken.get(waiter)
-        if entry is None or entry[0].done():
+        wait = self._waits.get(waiter)
+        if wait is None or wait.end is not None:
             return
-        entry[0].set_result(end)
+        wait.end = end
+        if not wait.woken.done():
+            wait.woken.set_result(None)
         if waiter in self._room:
             self._room.leave(waiter)
             self._serve()
@@ -205,8 +217,8 @@ class LeaseDesk:
                 self._finish(ask_id, end)
 
     def _still_waits(self, ask_id: str) -> bool:
-        entry = self._woken.get(ask_id)
-        return entry is not None and not entry[0].done()
+        wait = self._waits.get(ask_id)
+        return wait is not None and wait.end is None
 
     async def _answer_to(self, waiter: str, ask: LeaseAsk, deadline_ns: int) -> LeaseAnswer | None:
         """Send until answered, under one id, while `waiter` waits. None: no answer in time."""
@@ -339,8 +351,8 @@ class LeaseDesk:
         else:
             self._lowered.update(dict.fromkeys(accounts, self._asks))
         self._return(self.book.give_back([line for line in self.book.leases if _account(line) in accounts]))
-        for waiter, (_, needs) in tuple(self._woken.items()):
-            if any(_account(line) in accounts for line in needs):
+        for waiter, wait in tuple(self._waits.items()):
+            if any(_account(line) in accounts for line in wait.needs):
                 self._finish(waiter, Obtained.TURNED)
 
     def lowered_anywhere(self) -> None:
@@ -374,7 +386,7 @@ class LeaseDesk:
         """The incarnation is over: its leases are void, and who waits is told."""
         self._over = True
         self._room.empty()
-        for waiter in tuple(self._woken):
+        for waiter in tuple(self._waits):
             self._finish(waiter, Obtained.OVER)
 
 

@@ -130,7 +130,9 @@ class ScriptedControl:
         return after
 
     def key(self, key_id: str = "vk_1", **fields: Any) -> KeyPolicy:
-        base: dict[str, Any] = {"agent": "bot", "tokens": (), "seq": self.seq + 1}
+        known = self.records.get(f"key:{key_id}")
+        tokens = known.tokens if isinstance(known, KeyPolicy) else ()
+        base: dict[str, Any] = {"agent": "bot", "tokens": tokens, "seq": self.seq + 1}
         return KeyPolicy(id=key_id, **(base | fields))
 
     def agent(self, name: str = "bot", **fields: Any) -> AgentPolicy:
