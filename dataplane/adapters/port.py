@@ -2,20 +2,23 @@
 
 The way of a request calls them in this order:
 
-    find_token -> read -> (look up reading.wants in the ledger) -> bound -> rewrite -> [send] -> meter -> settle
+    find_tokens -> read -> (look up reading.wants in the ledger) -> bound -> rewrite -> [send]
+        -> replaces | meter -> settle
 
 and `refuse` / `stream_error` wherever it ends early. An adapter never does I/O, reads no clock and keeps no
 state between calls; a `Meter` keeps the state of one answer.
+
+Every bound and every settled amount counts the request itself (`requests=1`).
 """
 
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Any, Literal, Protocol
 
 import msgspec
 
 from events.types import ObjectExposure
 from schemas.amounts import NOTHING, Amounts
+from schemas.prices import ModelPrice
 from schemas.refusals import Refusal
 from schemas.rpc import ObjectAnswer
 
@@ -37,6 +40,13 @@ class Call(msgspec.Struct, frozen=True):
     query: bytes
     headers: Headers
     body: bytes
+
+    def __repr__(self) -> str:
+        """Without headers, query and body: they hold the vault key and whatever the agent sends."""
+        return f"Call({self.upstream} {self.method} {self.path})"
+
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        return [("", f"{self.upstream} {self.method} {self.path}")]
 
     def header(self, name: bytes) -> bytes | None:
         """The only value of a header, by lower-case name; None if absent. A repeat gives the first."""
@@ -65,14 +75,31 @@ class Reading(msgspec.Struct, frozen=True):
     idempotency: str = ""
     inject_usage: bool = False
 
+    def __repr__(self) -> str:
+        """Without the parameters."""
+        return f"Reading({self.operation or 'unknown'} {self.model})"
+
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        return [("", self.operation)]
+
 
 class Outgoing(msgspec.Struct, frozen=True):
-    """What goes to the vendor: the target (path and query, raw), headers but for Host and framing, body."""
+    """What goes to the vendor's origin (`Adapter.origin`): target, headers but for Host and framing, body.
+
+    The target is path and query, raw, and begins with the prefix of the configured base URL.
+    """
 
     method: str
     target: bytes
     headers: list[tuple[bytes, bytes]]
     body: bytes
+
+    def __repr__(self) -> str:
+        """Without headers and body: they hold the real credential."""
+        return f"Outgoing({self.method} {self.target.partition(b'?')[0]!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        return [("", self.method)]
 
 
 class Rendered(msgspec.Struct, frozen=True):
@@ -86,8 +113,12 @@ class Rendered(msgspec.Struct, frozen=True):
 class Outcome(msgspec.Struct, frozen=True):
     """What an answer proved. `unknown`: nothing trustworthy; the bound stays held.
 
-    `replaces_answer`: the vendor's answer must not reach the client (its 401 for *our* credential, a
-    redirect): this refusal goes instead.
+    `object`: what a vendor's object has moved or may still move; its meter is then settled by difference and left
+    out of `actual`. `error`: the vendor's own word for a failure (`card_declined`), or ours for an outcome that is
+    unknown (`incomplete`, `http_502`, `unpriced`, ...); "" if all went well.
+    `replayed`: the vendor repeated the stored answer of an earlier attempt, which this answer resolves (rule S1).
+    Its object is as it was *then*, so later calls may have changed it: keep `object` only if the ledger has never
+    counted it, or if the earlier attempt's outcome is unknown and the exposure is above what is counted.
     """
 
     outcome: Literal["settled", "unknown"]
@@ -103,41 +134,51 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Meter(Protocol):
-    """Reads one answer on the side. Bounded memory: at most `max_answer_bytes` of a body are kept."""
+    """Reads one answer on the side, in bounded memory."""
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes as framed by the vendor; return the bytes to relay to the client now.
 
-        Mostly the same object. A stream whose usage report was injected may hold back an incomplete event;
-        events that are not the injected one are never delayed beyond their end.
+        Mostly the same object. A stream of events is relayed in whole events, so that `stream_error` can follow
+        at any time; an injected event never appears, others are never delayed beyond their end.
         """
         ...
 
     def flush(self) -> bytes:
-        """After a complete body: bytes still held back."""
+        """After the last byte: bytes still held back."""
         ...
 
     def finish(self, *, complete: bool) -> Outcome:
-        """The outcome; `complete` says whether the body ended as its framing promised."""
+        """The outcome; `complete` says whether the body ended as its framing promised. A HEAD answer is complete."""
         ...
 
 
 class Prices(Protocol):
-    """The dated price list, with overrides of the configuration (schemas.prices)."""
+    """The dated price list (schemas.prices.PriceList)."""
 
-    def model(self, vendor: str, name: str) -> Any: ...
+    def model(self, vendor: str, name: str) -> ModelPrice | None: ...
 
 
 class Fx(Protocol):
-    """Rates into US dollars, margin included; None for a currency without a rate (never 1:1)."""
+    """Rates into US dollars, margin included (schemas.fx.Fx)."""
 
-    def usd_per_unit(self, currency: str) -> Decimal | None: ...
+    def usd_nanos(self, amount_minor: int, currency: str) -> int | None:
+        """A vendor's integer amount in nano-dollars, rounded up; None for a currency without a rate (never 1:1)."""
+        ...
 
 
 class Adapter(Protocol):
     """One vendor's dialect, configured for one upstream (credential excepted: the shell passes it in)."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The dialect: `stripe`, `openai`, ..."""
+        ...
+
+    @property
+    def origin(self) -> str:
+        """Where to connect: `https://host[:port]`. The base URL's path prefix is part of each target."""
+        ...
 
     def find_tokens(self, call: Call) -> list[str]:
         """Every credential the call carries, in the order the vendor would prefer them."""
@@ -148,8 +189,10 @@ class Adapter(Protocol):
         ...
 
     def bound(self, call: Call, reading: Reading, known: ObjectAnswer | None) -> Amounts | Refusal:
-        """The most it can cost. `known` answers `reading.wants`. Refusal `cost_unbounded` if there is no bound:
-        the shell lets an uncapped call pass with an empty bound.
+        """The most it can cost. `known` answers `reading.wants`.
+
+        Refusal `cost_unbounded` if there is no bound; `details["meter"]` names the meter without one (`usd`,
+        `refund`). Where no cap on that meter applies the shell lets the call pass with `Amounts(requests=1)`.
         """
         ...
 
@@ -164,8 +207,8 @@ class Adapter(Protocol):
         ...
 
     def replaces(self, status: int, headers: Headers) -> Refusal | None:
-        """A refusal to send instead of an answer that must not reach the client (401 of our own credential,
-        redirects); None for all others.
+        """A refusal to send instead of an answer that must not reach the client (401 and 403 for the gateway's own
+        credential, redirects); None for all others. The meter settles such an answer as any other, body or not.
         """
         ...
 

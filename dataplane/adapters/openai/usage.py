@@ -1,0 +1,120 @@
+"""What an answer cost, from the usage that it reports.
+
+Cached and written tokens are parts of `prompt_tokens`; reasoning and rejected predictions are parts of
+`completion_tokens`: nothing is added twice. Prices are those of the model and the service tier that the *answer*
+names (an alias such as `gpt-4o` is served by a dated model), and of the request's where it names none or one
+without a price.
+"""
+
+from typing import Annotated
+
+import msgspec
+
+from dataplane.adapters.port import Outcome, Prices
+from schemas.amounts import Amounts
+from schemas.prices import DEFAULT_TIER, ModelPrice
+
+VENDOR = "openai"
+
+MAX_MODEL_CHARS = 128
+"""What an event keeps of a name that the vendor chose."""
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+
+
+class PromptDetails(msgspec.Struct):
+    cached_tokens: _Count | None = None
+    cache_write_tokens: _Count | None = None
+    audio_tokens: _Count | None = None
+
+
+class CompletionDetails(msgspec.Struct):
+    audio_tokens: _Count | None = None
+
+
+class Usage(msgspec.Struct):
+    """`usage` of chat completions and embeddings (which have no completion)."""
+
+    prompt_tokens: _Count
+    completion_tokens: _Count | None = None
+    prompt_tokens_details: PromptDetails | None = None
+    completion_tokens_details: CompletionDetails | None = None
+
+
+class Report(msgspec.Struct):
+    """All that an answer says of its cost."""
+
+    usage: Usage
+    model: str
+    service_tier: str | None
+    tool_calls: int = 0
+
+
+class Pricing(msgspec.Struct, frozen=True):
+    """How to price the answer to one request: by which list, model names and tier it was bounded."""
+
+    prices: Prices
+    aliases: dict[str, str]
+    asked_model: str
+    asked_tier: str
+
+    def price_of(self, model: str) -> ModelPrice | None:
+        return self.prices.model(VENDOR, list_name(model, self.aliases))
+
+
+def list_name(model: str, aliases: dict[str, str]) -> str:
+    """A model's name in the price list: an alias of the configuration, or the base of a fine-tuned model
+    (`ft:gpt-4o-mini-2024-07-18:acme::id`), else the name itself.
+    """
+    alias = aliases.get(model)
+    if alias is not None:
+        return alias
+    if model.startswith("ft:"):
+        return ":".join(model.split(":", 2)[:2])
+    return model
+
+
+def settle(report: Report, pricing: Pricing) -> Outcome:
+    """The outcome of an answer whose usage is final."""
+    usage = report.usage
+    output = usage.completion_tokens or 0
+    details = usage.prompt_tokens_details or PromptDetails()
+    cached = details.cached_tokens or 0
+    nanos = _nanos(report, pricing, output, cached, details.cache_write_tokens or 0)
+    model = report.model[:MAX_MODEL_CHARS] or pricing.asked_model
+    if nanos is None:
+        return Outcome(
+            "unknown",
+            model=model,
+            input_tokens=usage.prompt_tokens,
+            output_tokens=output,
+            cached_tokens=cached,
+            tool_calls=report.tool_calls,
+            error="unpriced",
+        )
+    return Outcome(
+        "settled",
+        Amounts(usd=nanos, requests=1, tokens=usage.prompt_tokens + output),
+        model=model,
+        input_tokens=usage.prompt_tokens,
+        output_tokens=output,
+        cached_tokens=cached,
+        tool_calls=report.tool_calls,
+    )
+
+
+def _nanos(report: Report, pricing: Pricing, output: int, cached: int, written: int) -> int | None:
+    usage = report.usage
+    spoken = (usage.prompt_tokens_details or PromptDetails()).audio_tokens or 0
+    heard = (usage.completion_tokens_details or CompletionDetails()).audio_tokens or 0
+    price = pricing.price_of(report.model) or pricing.price_of(pricing.asked_model)
+    if price is None or spoken or heard:
+        return None
+    tier = report.service_tier
+    rates = price.rates(pricing.asked_tier if tier in {None, "auto"} else str(tier), usage.prompt_tokens)
+    return None if rates is None else rates.cost_nanos(usage.prompt_tokens, cached, written, output)
+
+
+def billed_tier(tier: str) -> str:
+    """The tier to assume of an answer that names none: a discount is not taken on trust."""
+    return tier if tier == "priority" else DEFAULT_TIER
