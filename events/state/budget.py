@@ -20,10 +20,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from events.state.buckets import Spot, hold, move
 from events.state.four import REQUESTS, ZERO, Four, four, minus, negative, only, over, plus, put
 from events.state.leases import Lease, Leases
 from events.state.objects import Charge, Objects, TrackedObject
-from events.state.tally import Spot, Tally, hold, move
+from events.state.tally import Tally
 from events.types import (
     BudgetSet,
     ControlEvent,

@@ -8,6 +8,7 @@ import msgspec
 from events.state.budget import Budget, Open, Overruns
 from events.state.four import Four
 from events.state.objects import TrackedObject
+from events.state.tally import Row
 
 
 class OpenImage(msgspec.Struct, frozen=True, array_like=True):
@@ -30,7 +31,8 @@ class BudgetImage(msgspec.Struct, frozen=True):
 
     edge_s: int
     keys: list[tuple[str, int]]
-    accounts: list[tuple[str, str, int, list[int], list[int]]]
+    accounts: list[Row]
+    first_agents: list[tuple[str, str]]
     leases: list[tuple[str, str, int, int, int]]
     fenced: list[str]
     ended: list[str]
@@ -48,6 +50,7 @@ def budget_image(budget: Budget) -> BudgetImage:
         edge_s=budget.tally.edge_s,
         keys=sorted(budget.tally.key_expiry_ns.items()),
         accounts=list(budget.tally.rows()),
+        first_agents=budget.tally.first_agents(),
         leases=list(budget.leases.rows()),
         fenced=sorted(budget.leases.fenced),
         ended=sorted(budget.leases.ended),
@@ -81,7 +84,7 @@ def budget_from_image(image: BudgetImage) -> Budget:
     budget.tally.edge_s = budget.leases.edge_s = image.edge_s
     for key_id, expires_at_ns in image.keys:
         budget.tally.set_expiry(key_id, expires_at_ns)
-    budget.tally.load(image.accounts)
+    budget.tally.load(image.accounts, image.first_agents)
     budget.leases.fenced = set(image.fenced)
     budget.leases.ended = set(image.ended)
     budget.leases.load(image.leases)

@@ -18,7 +18,8 @@ Bounds
 from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 
-from events.state.four import Four
+from events.state.buckets import PAST, Account, Bucket, Cell, Spot, drop_oldest, settled_since
+from events.state.four import Four, minus
 from schemas.accounts import METERS, NANOS_PER_S, ORG_ID, parse_line, window_end_s
 
 BUCKET_S = 900
@@ -30,99 +31,11 @@ KEPT_S = 70 * 86_400
 KEY_KEPT_S = 8 * 86_400
 """A dead key's figures outlive its record in the registry, which is kept for a week."""
 
-PAST = -1
-"""Start of the bucket that holds everything before KEPT_S."""
-
 _MAX_SPOTS = 65_536
 """Combinations of accounts and quarter-hour looked up recently; a cache, emptied when full."""
 
-_CELLS_PER_WINDOW = 3
-"""Of one meter and window: the current one, the next, and the one before (for readers)."""
-
-
-class Cell:
-    """The running sum of one line. `end_s` is None for `total`."""
-
-    __slots__ = ("end_s", "held", "meter", "settled", "start_s")
-
-    def __init__(self, meter: int, start_s: int, end_s: int | None) -> None:
-        self.meter = meter
-        self.start_s = start_s
-        self.end_s = end_s
-        self.settled = 0
-        self.held = 0
-
-    def covers(self, bucket: "Bucket") -> bool:
-        return self.end_s is None or self.start_s <= bucket.start_s < self.end_s
-
-
-class Bucket:
-    """One account's quarter of an hour."""
-
-    __slots__ = ("cells", "held", "settled", "start_s")
-
-    def __init__(self, start_s: int) -> None:
-        self.start_s = start_s
-        self.settled = [0, 0, 0, 0]
-        self.held = [0, 0, 0, 0]
-        self.cells: list[Cell] = []
-
-
-Spot = tuple[Bucket, ...]
-"""Where one request counts: the bucket of its time in each of its accounts."""
-
-
-class Account:
-    """`edge_s`: the time up to which its old buckets have been poured into PAST."""
-
-    __slots__ = ("buckets", "cells", "edge_s")
-
-    def __init__(self, edge_s: int) -> None:
-        self.buckets: dict[int, Bucket] = {}
-        self.cells: dict[tuple[str, str, int], Cell] = {}
-        self.edge_s = edge_s
-
-    def bucket(self, start_s: int) -> Bucket:
-        bucket = self.buckets.get(start_s)
-        if bucket is None:
-            bucket = self.buckets[start_s] = Bucket(start_s)
-            bucket.cells = [cell for cell in self.cells.values() if cell.covers(bucket)]
-        return bucket
-
-
-def hold(spot: Spot, amounts: Four) -> None:
-    """An admitted request holds `amounts` in all its accounts."""
-    usd, refund, requests, tokens = amounts
-    for bucket in spot:
-        held = bucket.held
-        held[0] += usd
-        held[2] += requests
-        if refund:
-            held[1] += refund
-        if tokens:
-            held[3] += tokens
-        for cell in bucket.cells:
-            cell.held += amounts[cell.meter]
-
-
-def move(spot: Spot, held_by: Four, settled_by: Four) -> None:
-    """Change what is held and what is settled in all accounts of a request, by these differences."""
-    for bucket in spot:
-        held = bucket.held
-        settled = bucket.settled
-        held[0] += held_by[0]
-        held[2] += held_by[2]
-        settled[0] += settled_by[0]
-        settled[2] += settled_by[2]
-        if held_by[1] or settled_by[1]:
-            held[1] += held_by[1]
-            settled[1] += settled_by[1]
-        if held_by[3] or settled_by[3]:
-            held[3] += held_by[3]
-            settled[3] += settled_by[3]
-        for cell in bucket.cells:
-            cell.held += held_by[cell.meter]
-            cell.settled += settled_by[cell.meter]
+Row = tuple[str, str, int, list[int], list[int]]
+"""(kind, id, bucket's start, settled, held)."""
 
 
 class Tally:
@@ -147,7 +60,9 @@ class Tally:
                 self._spots.clear()
             start_s = quarter * BUCKET_S
             accounts = (("key", key), ("agent", agent), ("team", owner), ("org", ORG_ID))
-            found = (self._bucket(kind, account_id, start_s) for kind, account_id in accounts if account_id)
+            found = [self._bucket(kind, account_id, start_s) for kind, account_id in accounts if account_id]
+            if key and agent and found[0] is not None:
+                found.append(self._share(key, agent, start_s))
             spot = self._spots[name] = tuple(bucket for bucket in found if bucket is not None)
         return spot
 
@@ -159,7 +74,7 @@ class Tally:
         cell = account.cells.get(name)
         if cell is None:
             cell = Cell(METERS.index(meter), start_s, window_end_s(window, start_s, zone))
-            _drop_oldest(account, meter, window)
+            drop_oldest(account, meter, window)
             account.cells[name] = cell
             for bucket in account.buckets.values():
                 if cell.covers(bucket):
@@ -179,6 +94,19 @@ class Tally:
                 span.settled += bucket.settled[span.meter]
                 span.held += bucket.held[span.meter]
         return span.settled, span.held
+
+    def by_agent(self, key_id: str, start_s: int) -> list[tuple[str, Four]]:
+        """What each agent has settled with the key since `start_s`, by name; nobody who settled nothing."""
+        account = self._accounts["key"].get(key_id)
+        if account is None:
+            return []
+        rest = settled_since(account, start_s)
+        shares = []
+        for agent in sorted(account.shares):
+            share = settled_since(account.shares[agent], start_s)
+            rest = minus(rest, share)
+            shares.append((agent, share))
+        return [(agent, share) for agent, share in ((account.first_agent, rest), *shares) if any(share)]
 
     def forget_cells(self, kind: str, account_id: str) -> None:
         """The account's caps or zone changed: its windows may end elsewhere now."""
@@ -209,26 +137,49 @@ class Tally:
         for key_id in [key_id for key_id in self._unknown_keys if self._is_gone(key_id)]:
             self._unknown_keys.remove(key_id)
 
-    def rows(self) -> Iterator[tuple[str, str, int, list[int], list[int]]]:
-        """(kind, id, bucket start, settled, held) of all that is not zero, in one order for equal tallies."""
+    def rows(self) -> Iterator[Row]:
+        """All that is not zero, in one order for equal tallies. A share's id is `<key>/<agent>`."""
         for kind in sorted(self._accounts):
             accounts = self._accounts[kind]
             for account_id in sorted(accounts):
                 account = accounts[account_id]
-                self._pour(account)
-                for start_s in sorted(account.buckets):
-                    bucket = account.buckets[start_s]
-                    if any(bucket.settled) or any(bucket.held):
-                        yield kind, account_id, start_s, bucket.settled, bucket.held
+                yield from self._account_rows(kind, account_id, account)
+                for agent in sorted(account.shares):
+                    yield from self._account_rows("share", f"{account_id}/{agent}", account.shares[agent])
 
-    def load(self, rows: Iterable[tuple[str, str, int, list[int], list[int]]]) -> None:
-        """Take what `rows` of an equal tally gave."""
+    def first_agents(self) -> list[tuple[str, str]]:
+        """(key, the agent that used it first)."""
+        accounts = self._accounts["key"]
+        return sorted((key_id, account.first_agent) for key_id, account in accounts.items() if account.first_agent)
+
+    def load(self, rows: Iterable[Row], first_agents: Iterable[tuple[str, str]]) -> None:
+        """Take what an equal tally gave. Keys' expiries and `edge_s` have been set before."""
+        for key_id, agent in first_agents:
+            self._watch_unknown(key_id)
+            self._account("key", key_id).first_agent = agent
         for kind, account_id, start_s, settled, held in rows:
-            if kind == "key" and account_id not in self.key_expiry_ns:
-                self._unknown_keys.add(account_id)
-            bucket = self._account(kind, account_id).bucket(start_s)
+            bucket = self._loaded(kind, account_id).bucket(start_s)
             bucket.settled = list(settled)
             bucket.held = list(held)
+
+    def _loaded(self, kind: str, account_id: str) -> Account:
+        if kind != "share":
+            if kind == "key":
+                self._watch_unknown(account_id)
+            return self._account(kind, account_id)
+        key_id, _, agent = account_id.partition("/")
+        return self._account("key", key_id).shares.setdefault(agent, Account(self.edge_s))
+
+    def _account_rows(self, kind: str, account_id: str, account: Account) -> Iterator[Row]:
+        self._pour(account)
+        for start_s in sorted(account.buckets):
+            bucket = account.buckets[start_s]
+            if any(bucket.settled) or any(bucket.held):
+                yield kind, account_id, start_s, bucket.settled, bucket.held
+
+    def _watch_unknown(self, key_id: str) -> None:
+        if key_id not in self.key_expiry_ns:
+            self._unknown_keys.add(key_id)
 
     def _account(self, kind: str, account_id: str) -> Account:
         accounts = self._accounts.get(kind)
@@ -245,7 +196,17 @@ class Tally:
             if start_s < self.edge_s - KEY_KEPT_S:
                 return None
             self._unknown_keys.add(account_id)
-        account = self._account(kind, account_id)
+        return self._bucket_in(self._account(kind, account_id), start_s)
+
+    def _share(self, key_id: str, agent: str, start_s: int) -> Bucket | None:
+        """None for the key's first agent, whose share is what the others leave."""
+        account = self._account("key", key_id)
+        if account.first_agent in {"", agent}:
+            account.first_agent = agent
+            return None
+        return self._bucket_in(account.shares.setdefault(agent, Account(self.edge_s)), start_s)
+
+    def _bucket_in(self, account: Account, start_s: int) -> Bucket:
         self._pour(account)
         return account.bucket(PAST if start_s < self.edge_s - KEPT_S else start_s)
 
@@ -254,11 +215,10 @@ class Tally:
         account = self._accounts["key"].get(key_id)
         if account is None:
             return True
-        old = [start_s for start_s in account.buckets if start_s < self.edge_s - KEY_KEPT_S]
-        if old:
-            self.forget_cells("key", key_id)
-        for start_s in old:
-            del account.buckets[start_s]
+        self.forget_cells("key", key_id)
+        for part in (account, *account.shares.values()):
+            for start_s in [start_s for start_s in part.buckets if start_s < self.edge_s - KEY_KEPT_S]:
+                del part.buckets[start_s]
         if account.buckets:
             return False
         del self._accounts["key"][key_id]
@@ -279,12 +239,3 @@ class Tally:
                 past.held[meter] += bucket.held[meter]
             # Whoever holds this bucket now counts in PAST: the lists are shared from here on.
             bucket.settled, bucket.held, bucket.cells = past.settled, past.held, past.cells
-
-
-def _drop_oldest(account: Account, meter: str, window: str) -> None:
-    same = sorted(name for name in account.cells if name[:2] == (meter, window))
-    for name in same[: max(0, len(same) - _CELLS_PER_WINDOW + 1)]:
-        cell = account.cells.pop(name)
-        for bucket in account.buckets.values():
-            if cell in bucket.cells:
-                bucket.cells.remove(cell)

@@ -44,6 +44,7 @@ from schemas.policy import Who
 
 NANOS = 1_000_000_000
 T0_NS = 1_763_596_800 * NANOS
+KEYS_EXPIRE_NS = T0_NS + 90 * 86_400 * NANOS
 ZONES = ("UTC", "Asia/Kathmandu", "America/St_Johns", "Europe/Berlin")
 KEYS = ("vk_a", "vk_b")
 Script = list[tuple[int, int, int]]
@@ -70,8 +71,7 @@ class World:
     def __post_init__(self) -> None:
         self.lead("cp-1")
         for key in KEYS:
-            expires = T0_NS + 20 * 86_400 * NANOS
-            self.tell(KeyIssued(key, SYSTEM, f"sha-{key}", "bot", self.now_ns, expires))
+            self.tell(KeyIssued(key, SYSTEM, f"sha-{key}", "bot", self.now_ns, KEYS_EXPIRE_NS))
         self.join(1)
 
     def lead(self, name: str) -> None:
@@ -139,7 +139,7 @@ def interpret(world: World, op: int, a: int, b: int) -> None:
             line = line_for(world, b)
             world.returned[actor, line] = world.returned.get((actor, line), 0) + b
             world.write(actor, LeaseReturned({line: world.returned[actor, line]}))
-        case 5 if actor:
+        case 5 if actor and world.now_ns < KEYS_EXPIRE_NS:  # nodes admit nothing with an expired key
             admit(world, actor, a, b)
         case 6 | 7 if actor and world.requests:
             settle(world, actor, a, b)
@@ -162,7 +162,7 @@ def interpret(world: World, op: int, a: int, b: int) -> None:
 
 def admit(world: World, actor: str, a: int, b: int) -> None:
     request_id = f"req_{len(world.requests)}"
-    who = Who(key=KEYS[b % 2], agent="bot", owner="team" if a % 2 else "")
+    who = Who(key=KEYS[b % 2], agent="bot" if a % 3 else "declared", owner="team" if a % 2 else "")
     bound = Amounts(a, b if a % 5 == 0 else 0, 1, 3 * b)
     lines = tuple({line_for(world, b), line_for(world, a)})
     event = RequestAdmitted(request_id, world.now_ns, who, "stripe", "x", "POST", "/", bound, lines)
@@ -303,7 +303,14 @@ def test_totals_are_what_the_history_says(script: Script) -> None:
         interpret(world, op, soon, plain)
     naive = Naive(world)
     budget = fold(world, []).budget
-    for kind, account in (("key", "vk_a"), ("key", "vk_b"), ("agent", "bot"), ("team", "team"), ("org", "default")):
+    for kind, account in (
+        ("key", "vk_a"),
+        ("key", "vk_b"),
+        ("agent", "bot"),
+        ("agent", "declared"),
+        ("team", "team"),
+        ("org", "default"),
+    ):
         for meter in METERS:
             name = (kind, account, meter)
             figure = budget.figure(kind, account, meter, "total", world.now_ns, "UTC")

@@ -388,6 +388,22 @@ def test_a_change_of_zone_moves_a_days_end() -> None:
     assert budget.line(LINE, "Asia/Kolkata").held == 0
 
 
+def test_a_keys_use_by_agent() -> None:
+    budget = Budget()
+    apply(budget, KeyIssued("k", SYSTEM, "sha", "a", T0, T0 + DAY), at_ns=T0)
+    for number, (agent, cost) in enumerate((("a", 3), ("b", 5), ("a", 4), ("c", 0))):
+        who = Who(key="k", agent=agent)
+        apply(budget, RequestAdmitted(f"r{number}", T0, who, "u", "o", "GET", "/", Amounts(usd=9, requests=1)))
+        apply(budget, settle(f"r{number}", cost))
+    expected = [("a", (7, 0, 2, 0)), ("b", (5, 0, 1, 0)), ("c", (0, 0, 1, 0))]
+    assert budget.tally.by_agent("k", T0 // NANOS) == expected
+    assert budget.tally.by_agent("k", T0 // NANOS + 86_400) == []
+    assert budget.tally.by_agent("other", 0) == []
+    again = load_budget(dump_budget(budget))
+    assert again.tally.by_agent("k", 0) == expected
+    assert budget.figure("key", "k", "usd", "day", T0, "UTC").settled == 12
+
+
 def test_holders_are_those_with_something_free() -> None:
     budget = Budget()
     apply(budget, grant(10, "n1"))

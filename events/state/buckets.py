@@ -1,0 +1,118 @@
+"""An account's quarter hours, and the running sums over them: what `events.state.tally` is made of."""
+
+from events.state.four import ZERO, Four, plus
+
+PAST = -1
+"""Start of the bucket that holds everything that was poured away."""
+
+CELLS_PER_WINDOW = 3
+"""Of one meter and window: the current one, the next, and the one before (for readers)."""
+
+
+class Cell:
+    """The running sum of one line. `end_s` is None for `total`."""
+
+    __slots__ = ("end_s", "held", "meter", "settled", "start_s")
+
+    def __init__(self, meter: int, start_s: int, end_s: int | None) -> None:
+        self.meter = meter
+        self.start_s = start_s
+        self.end_s = end_s
+        self.settled = 0
+        self.held = 0
+
+    def covers(self, bucket: "Bucket") -> bool:
+        return self.end_s is None or self.start_s <= bucket.start_s < self.end_s
+
+
+class Bucket:
+    """One account's quarter of an hour."""
+
+    __slots__ = ("cells", "held", "settled", "start_s")
+
+    def __init__(self, start_s: int) -> None:
+        self.start_s = start_s
+        self.settled = [0, 0, 0, 0]
+        self.held = [0, 0, 0, 0]
+        self.cells: list[Cell] = []
+
+
+Spot = tuple[Bucket, ...]
+"""Where one request counts: the bucket of its time in each of its accounts."""
+
+
+class Account:
+    """`edge_s`: the time up to which its old buckets have been poured into PAST.
+
+    Of a key: `first_agent` is the one that used it first, `shares` what other agents (of declared identities)
+    used of it. The first one's share is the rest.
+    """
+
+    __slots__ = ("buckets", "cells", "edge_s", "first_agent", "shares")
+
+    def __init__(self, edge_s: int) -> None:
+        self.buckets: dict[int, Bucket] = {}
+        self.cells: dict[tuple[str, str, int], Cell] = {}
+        self.edge_s = edge_s
+        self.first_agent = ""
+        self.shares: dict[str, Account] = {}
+
+    def bucket(self, start_s: int) -> Bucket:
+        bucket = self.buckets.get(start_s)
+        if bucket is None:
+            bucket = self.buckets[start_s] = Bucket(start_s)
+            bucket.cells = [cell for cell in self.cells.values() if cell.covers(bucket)]
+        return bucket
+
+
+def hold(spot: Spot, amounts: Four) -> None:
+    """An admitted request holds `amounts` in all its accounts."""
+    usd, refund, requests, tokens = amounts
+    for bucket in spot:
+        held = bucket.held
+        held[0] += usd
+        held[2] += requests
+        if refund:
+            held[1] += refund
+        if tokens:
+            held[3] += tokens
+        for cell in bucket.cells:
+            cell.held += amounts[cell.meter]
+
+
+def move(spot: Spot, held_by: Four, settled_by: Four) -> None:
+    """Change what is held and what is settled in all accounts of a request, by these differences."""
+    for bucket in spot:
+        held = bucket.held
+        settled = bucket.settled
+        held[0] += held_by[0]
+        held[2] += held_by[2]
+        settled[0] += settled_by[0]
+        settled[2] += settled_by[2]
+        if held_by[1] or settled_by[1]:
+            held[1] += held_by[1]
+            settled[1] += settled_by[1]
+        if held_by[3] or settled_by[3]:
+            held[3] += held_by[3]
+            settled[3] += settled_by[3]
+        for cell in bucket.cells:
+            cell.held += held_by[cell.meter]
+            cell.settled += settled_by[cell.meter]
+
+
+def settled_since(account: Account, start_s: int) -> Four:
+    total = ZERO
+    for bucket in account.buckets.values():
+        if bucket.start_s >= start_s:
+            usd, refund, requests, tokens = bucket.settled
+            total = plus(total, (usd, refund, requests, tokens))
+    return total
+
+
+def drop_oldest(account: Account, meter: str, window: str) -> None:
+    same = sorted(name for name in account.cells if name[:2] == (meter, window))
+    for name in same[: max(0, len(same) - CELLS_PER_WINDOW + 1)]:
+        cell = account.cells.pop(name)
+        for bucket in account.buckets.values():
+            if cell in bucket.cells:
+                bucket.cells.remove(cell)
