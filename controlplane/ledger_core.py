@@ -347,6 +347,6 @@ class LedgerCore:
         return window_end_ns(need, found[1]) if found is not None else None
 
 
-def lines_of(answers: Iterable[Answer]) -> list[str]:
-    """The lines of refusals: the accounts that are exhausted."""
-    return [answer.refusal.line for _, answer in answers if answer.refusal is not None]
+def exhausted_lines(answers: Iterable[Answer]) -> list[str]:
+    """The lines that refusals name, each once."""
+    return list(dict.fromkeys(answer.refusal.line for _, answer in answers if answer.refusal is not None))

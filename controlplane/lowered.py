@@ -24,6 +24,20 @@ class Lowered:
         self.stray_spans: frozenset[tuple[str, ...]] = frozenset()
         """Caps of which old leases are out on windows that no longer exist: nothing is lent on them."""
 
+    @property
+    def watching(self) -> bool:
+        """Whether any account is watched."""
+        return bool(self._changed or self._overran)
+
+    def resume(self, applied_seq: int) -> None:
+        """Begin to lead: watch changes that some node may not have applied, and whatever is over-lent already."""
+        state, leases = self._replica.state, self._replica.budget.leases
+        for name, seq in state.budget_seqs.items():
+            if seq > applied_seq:
+                kind, _, account_id = name.partition(":")
+                self._changed[kind, account_id] = seq
+        self._overran = {(need.kind, need.account_id) for need in map(_any_need, leases.leased_lines())}
+
     def changed(self, kind: str, account_id: str, seq: int) -> None:
         """A BudgetSet was folded."""
         self._changed[kind, account_id] = seq
@@ -66,7 +80,7 @@ class Lowered:
         for line in budget.leases.lines_of(kind, account_id):
             if budget.leases.leased(line) <= 0:
                 continue
-            need = parse_need(line, 1)
+            need = _any_need(line)
             room = self._lines.room(need)
             if room is not None and (room.free < 0 or self._is_stray(need)):
                 found.append(need)
@@ -76,3 +90,7 @@ class Lowered:
         """On a capped meter and window, but not on one of the account's windows."""
         found = self._lines.cap(need)
         return found is not None and not self._lines.exists(need, found[1])
+
+
+def _any_need(line: str) -> Need:
+    return parse_need(line, 1)

@@ -1,0 +1,276 @@
+"""The leading control plane: everything that belongs to one leadership, wired, and the door for commands.
+
+A leadership begins when a takeover is complete and ends for good when an append shows that somebody else has fenced
+this one, or when a log cannot be folded. `ended` then tells why; the process starts anew, as whatever comes next.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+from controlplane.api.ports import NodeStatus
+from controlplane.barrier import Barrier
+from controlplane.barrier_view import BarrierView
+from controlplane.checkpoints import CheckpointStore
+from controlplane.commands.base import CommandRefusal, Decision, Figures, Moment
+from controlplane.errors import CommandRefused, LogUnavailable, NotLeading
+from controlplane.feed import Feed
+from controlplane.fences import Fences
+from controlplane.fold import NodeFold
+from controlplane.lane import Done, Lane
+from controlplane.ledger import Ledger
+from controlplane.marks import Marks, Passage
+from controlplane.membership import Membership
+from controlplane.projector import changed_ids
+from controlplane.recorder import Recorder
+from controlplane.rpc import Rpc
+from controlplane.suspender import Suspender
+from controlplane.takeover import Logs, TakenOver, take_over
+from controlplane.tasks import Tasks
+from events.clock import Clock
+from events.log.port import LogTrimmed, PayloadTooLarge, Stored
+from events.messaging.port import Bus
+from events.state.budget import Budget
+from events.state.control import ControlState
+from events.state.replica import Folded
+from events.state.tightening import tightens
+from events.types import By, ControlEvent, Fenced, LeaderStarted, NodeJoined
+from schemas.settings import MS, Timing
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+class Leader:
+    """One leadership. `start` it, use it until `ended` is done, `close` it.
+
+    `state` and `budget` are read between awaits only: they change in place.
+    """
+
+    def __init__(
+        self,
+        taken: TakenOver,
+        logs: Logs,
+        bus: Bus,
+        clock: Clock,
+        draw: Callable[[int], bytes],
+        timing: Timing,
+        checkpoints: CheckpointStore,
+        version: str = "",
+    ) -> None:
+        self.replica = taken.replica
+        self.epoch = taken.epoch
+        self.name = taken.name
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._taken = taken
+        self._clock = clock
+        self._draw = draw
+        self._timing = timing
+        self._version = version
+        self._leads = False
+        self._tasks = Tasks(self._on_defect)
+        passage = Passage()
+        self._lane = Lane(taken.log, taken.encoder, self._fold_control)
+        self._marks = Marks(self._lane, logs.nodes, passage, taken.name, taken.epoch, clock.wall_ns)
+        self._feed = Feed(taken.replica, bus, clock, taken.epoch, timing.feed_heartbeat_ms)
+        self._suspender = Suspender(self.replica, self.execute, self._tasks)
+        self.ledger = Ledger(
+            taken.replica, self._lane, self._marks, bus, clock, timing, self._tasks, self._suspender.suspend
+        )
+        fences = Fences(taken.name, draw, clock.wall_ns)
+        self.membership = Membership(
+            taken.replica, logs.nodes, fences, self._lane, self._marks, passage, clock, draw, timing, self._tasks,
+            taken.epoch,
+        )  # fmt: skip
+        self._view = BarrierView(taken.replica, takeover_ns=taken.since_ns, proof_ttl_ns=timing.proof_ttl_ms * MS)
+        self._rpc = Rpc(taken.replica, self.record, self._feed, self.ledger, self.membership, self._marks, bus, clock)
+        self.barrier = Barrier(
+            taken.replica,
+            self._view,
+            self.ledger.core.lowered,
+            self._marks,
+            clock,
+            timing,
+            self._tasks,
+            push=self._feed.push_from,
+            fence=self.membership.fence,
+            is_loading=self._rpc.is_loading,
+        )
+        self._recorder = Recorder(taken.replica, checkpoints, taken.control_at, taken.nodes_at)
+        self._fold = NodeFold(
+            taken.replica, taken.nodes, passage, self._folded_node, self._folded_nodes, self._recorder
+        )
+
+    # ------------------------------------------------------------ what the API and the tests see
+
+    @property
+    def state(self) -> ControlState:
+        return self.replica.state
+
+    @property
+    def budget(self) -> Budget:
+        return self.replica.budget
+
+    def readiness(self) -> str | None:
+        """Why commands cannot be carried out now; None if they can."""
+        if not self._leads:
+            return "another control plane leads, or this one is starting"
+        if self._taken.log.stalled_ns() > self._timing.append_timeout_ms * MS:
+            return f"the control log takes no appends ({self._taken.log.trouble})"
+        return None
+
+    def node_statuses(self) -> Mapping[str, NodeStatus]:
+        """What the fold of the node logs says, by incarnation."""
+        living = self.replica.nodes.living
+        silent = self.membership.silent_ns()
+        return {
+            name: NodeStatus(applied=log.applied, silent_ms=silent[name] // MS, stopped=log.stopped)
+            for name, log in living.items()
+        }
+
+    # ------------------------------------------------------------ life
+
+    async def start(self) -> None:
+        """Record `LeaderStarted`, and begin to serve. Raises NotLeading if somebody else has fenced meanwhile."""
+        for run, name in (
+            (self._fold.run(), "fold of the node logs"),
+            (self._marks.run(), "marks"),
+            (self._feed.run(), "feed"),
+        ):
+            self._tasks.forever(run, name)
+        await self._lane.turn(lambda: (LeaderStarted(self.epoch, self._version),))
+        self._leads = True
+        self.ledger.core.lowered.resume(self._view.lowest_applied())
+        self.membership.record_fences()
+        for run, name in (
+            (self.ledger.run(), "ledger"),
+            (self.membership.watch(), "membership"),
+            (self._recorder.run(), "checkpoints"),
+        ):
+            self._tasks.forever(run, name)
+        await self._rpc.start()
+
+    async def close(self) -> None:
+        """Stop serving, keep a last checkpoint. What others wait for here, they ask of the next leader."""
+        self._end("closed")
+        await self._rpc.stop()
+        await self._tasks.close()
+        self.ledger.end()
+        await self._taken.nodes.aclose()
+        await self._taken.log.close(timeout_s=1.0)
+        await self._recorder.save()
+
+    def _on_defect(self, task: str, error: BaseException | None) -> None:
+        reason = "another control plane has taken over" if isinstance(error, NotLeading) else f"{task}: {error!r}"
+        if isinstance(error, LogTrimmed):
+            reason = f"{task}: {error}. Restore the stream that belongs to this data directory."
+        self._end(reason)
+
+    def _end(self, reason: str) -> None:
+        self._leads = False
+        if not self.ended.done():
+            self.ended.set_result(reason)
+
+    # ------------------------------------------------------------ commands
+
+    async def execute(
+        self, decide: Callable[[ControlState, Figures, Moment], Decision[T] | CommandRefusal], by: By
+    ) -> T:
+        """Carry a command out: decide, record, fold, tell the nodes, wait as the change demands, answer.
+
+        Raises CommandRefused, LogUnavailable (recorded or not, nobody knows), BarrierOpen (recorded, and some
+        node may still act on the old policy), NotLeading. Every command may be repeated.
+        """
+        decision, recorded, tightening = await self._record(decide, by)
+        if tightening:
+            await self.barrier.wait(recorded)
+        elif decision.barrier_seq:
+            await self.barrier.wait(decision.barrier_seq)
+        elif changed_ids(decision.events):
+            await self.barrier.spread(recorded)
+        return decision.answer
+
+    async def record(
+        self, decide: Callable[[ControlState, Figures, Moment], Decision[T] | CommandRefusal], by: By
+    ) -> T:
+        """Decide, record and fold, without waiting for the nodes: for what a node itself asked for."""
+        return (await self._record(decide, by))[0].answer
+
+    async def _record(
+        self, decide: Callable[[ControlState, Figures, Moment], Decision[T] | CommandRefusal], by: By
+    ) -> tuple[Decision[T], int, bool]:
+        """Returns the decision, the sequence of its last event, and whether it tightens."""
+        if not self._leads:
+            raise NotLeading("this control plane does not lead")
+        made: list[tuple[Decision[T], bool]] = []
+
+        def turn() -> Sequence[ControlEvent]:
+            decision = decide(self.state, self.budget, Moment(self._clock.wall_ns(), self._draw, by))
+            if isinstance(decision, CommandRefusal):
+                raise CommandRefused(decision)
+            made.append((decision, any(tightens(self.state, event) for event in decision.events)))
+            return decision.events
+
+        done = await self._within_patience(self._lane.turn(turn))
+        decision, tightening = made[0]
+        return decision, done.sequence, tightening
+
+    async def _within_patience(self, turn: Coroutine[Any, Any, Done]) -> Done:
+        """The turn goes on if the time is over: an append is never abandoned."""
+        try:
+            async with asyncio.timeout(self._timing.admit_timeout_ms / 1000):
+                return await turn
+        except TimeoutError:
+            raise LogUnavailable from None
+        except PayloadTooLarge as error:
+            raise CommandRefused(_too_large(error)) from None
+
+    # ------------------------------------------------------------ folding
+
+    def _fold_control(self, message: Stored) -> None:
+        """An append of ours is stored: fold it, and tell everybody whom it concerns."""
+        events = self.replica.apply_control(message)
+        self._recorder.control_folded(message)
+        for event in events:
+            if isinstance(event, NodeJoined):
+                self._view.joined(self.state.nodes[event.incarnation])
+        self.ledger.control_folded(message.sequence, events)
+        self._feed.project(message.sequence, events)
+        self.barrier.progressed()
+
+    def _folded_node(self, folded: Folded) -> None:
+        self.membership.folded(folded)
+        for event in folded.events:
+            if isinstance(event, Fenced):
+                self._view.fenced(folded.actor, self._clock.elapsed_ns())
+                self.ledger.fenced(folded.actor)
+
+    def _folded_nodes(self) -> None:
+        self.ledger.nodes_folded()
+        self.barrier.progressed()
+
+
+def _too_large(error: PayloadTooLarge) -> CommandRefusal:
+    return CommandRefusal(413, "too_large", f"the change is larger than one log message: {error}")
+
+
+async def lead(
+    logs: Logs,
+    bus: Bus,
+    clock: Clock,
+    draw: Callable[[int], bytes],
+    timing: Timing,
+    checkpoints: CheckpointStore,
+    version: str = "",
+) -> Leader:
+    """Take over and serve. Raises as `take_over`, and NotLeading if another one took over meanwhile."""
+    taken = await take_over(logs, checkpoints, clock, draw, timing)
+    leader = Leader(taken, logs, bus, clock, draw, timing, checkpoints, version)
+    try:
+        await leader.start()
+    except BaseException:
+        await leader.close()
+        raise
+    return leader

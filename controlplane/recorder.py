@@ -1,0 +1,61 @@
+"""Writes checkpoints now and then, and one at the end."""
+
+import asyncio
+import logging
+
+from controlplane.checkpoints import CheckpointStore, Position, write_checkpoint
+from events.log.port import Stored
+from events.state.replica import Replica
+
+EVERY_S = 60.0
+AT_LEAST_MESSAGES = 5_000
+"""Folding that much again takes a fraction of a second; less is not worth a checkpoint."""
+
+_log = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Knows the newest message of each log that the replica has folded. `*_at`: where the takeover ended."""
+
+    def __init__(self, replica: Replica, store: CheckpointStore, control_at: Position, nodes_at: Position) -> None:
+        self._replica = replica
+        self._store = store
+        self._control: Stored | Position = control_at
+        self._nodes: Stored | Position = nodes_at
+        self._saved = 0
+        self.failed = 0
+        """Checkpoints that could not be written, for metrics; the one before stays."""
+
+    def control_folded(self, message: Stored) -> None:
+        self._control = message
+
+    def node_folded(self, message: Stored) -> None:
+        self._nodes = message
+
+    async def run(self) -> None:
+        """Runs for ever."""
+        self._saved = self._folded()
+        while True:
+            await asyncio.sleep(EVERY_S)
+            if self._folded() - self._saved >= AT_LEAST_MESSAGES:
+                await self.save()
+
+    async def save(self) -> None:
+        """Write a checkpoint of this moment. A failure is logged: the next start folds more, and loses nothing."""
+        folded = self._folded()
+        data = write_checkpoint(self._replica, _position(self._control), _position(self._nodes))
+        try:
+            await self._store.save(data)
+        except OSError as error:
+            self.failed += 1
+            _log.error("no checkpoint could be written: %s", error)
+            return
+        self._saved = folded
+        _log.info("checkpoint of %d bytes at %d and %d", len(data), self._control.sequence, self._nodes.sequence)
+
+    def _folded(self) -> int:
+        return self._control.sequence + self._nodes.sequence
+
+
+def _position(at: Stored | Position) -> Position:
+    return Position.of(at) if isinstance(at, Stored) else at
