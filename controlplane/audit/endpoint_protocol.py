@@ -93,9 +93,13 @@ def read_login(headers: Mapping[str, str], query: Mapping[str, str]) -> Login | 
         return _login_failed("the request signs in in more than one way")
     if basic is not None:
         return _read_basic(basic)
-    if own:
-        return Login(headers.get("X-ClickHouse-User", "default"), headers.get("X-ClickHouse-Key", ""))
-    return Login(query.get("user", "default"), query.get("password", ""))
+    given, names = (headers, ("X-ClickHouse-User", "X-ClickHouse-Key")) if own else (query, ("user", "password"))
+    login = Login(given.get(names[0], "default"), given.get(names[1], ""))
+    try:
+        (login.user + login.password).encode()
+    except UnicodeEncodeError:
+        return _login_failed("user or password is not valid UTF-8")
+    return login
 
 
 def _read_basic(header: str) -> Login | QueryError:

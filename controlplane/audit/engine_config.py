@@ -18,13 +18,16 @@ from controlplane.audit.roles import DATABASE
 
 READER_ROLE: Final = "reader"
 
-#: Small caches, and few background threads; a smaller pool needs smaller reserves in it.
+#: Small caches, few background threads (a smaller pool needs smaller reserves in it), freed memory given back soon,
+#: and a memory limit that stays where it was set.
 _SERVER: Final = """<clickhouse>
   <max_server_memory_usage>{memory}</max_server_memory_usage>
   <mark_cache_size>33554432</mark_cache_size>
   <index_mark_cache_size>8388608</index_mark_cache_size>
   <primary_index_cache_size>33554432</primary_index_cache_size>
   <uncompressed_cache_size>0</uncompressed_cache_size>
+  <memory_worker_dynamic_hard_limit>0</memory_worker_dynamic_hard_limit>
+  <memory_worker_purge_dirty_pages_threshold_ratio>0.05</memory_worker_purge_dirty_pages_threshold_ratio>
   <background_pool_size>2</background_pool_size>
   <background_common_pool_size>2</background_common_pool_size>
   <background_move_pool_size>1</background_move_pool_size>
@@ -70,7 +73,7 @@ def written_config(limits: EndpointLimits, views: Iterable[str]) -> Iterator[Pat
         grants = "".join(f"<query>GRANT SELECT ON {DATABASE}.{view}</query>" for view in views)
         users.write_text(_USERS.format(reader=READER_ROLE, grants=grants), encoding="utf-8")
         server = folder / "server.xml"
-        text = _SERVER.format(memory=limits.server_memory_bytes, users=escape(str(users)))
+        text = _SERVER.format(memory=limits.engine_memory_bytes, users=escape(str(users)))
         server.write_text(text, encoding="utf-8")
         yield server
     finally:

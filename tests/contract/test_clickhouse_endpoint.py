@@ -269,6 +269,15 @@ async def test_logins(served: Endpoint, signed: dict[str, Any], status: int) -> 
         assert WRITER[1].encode() not in body
 
 
+async def test_a_login_that_is_no_text_is_refused_like_any_other(served: Endpoint) -> None:
+    reader, sender = await asyncio.open_connection("127.0.0.1", served.port)
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nX-ClickHouse-User: writer\r\nX-ClickHouse-Key: \xff\xfe\r\nContent-Length: 0\r\n\r\n"
+    sender.write(head)
+    assert b" 403 " in await reader.readline()
+    sender.close()
+    await sender.wait_closed()
+
+
 async def test_get_reads_and_writes_nothing(served: Endpoint, writer: Any) -> None:
     status, headers, body = await http(
         served, "GET", params={"query": "SELECT 1 AS a", "default_format": "JSONEachRow"}
