@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable
 import msgspec
 
 from controlplane.lane import Lane
-from controlplane.ledger_core import Answer, Instant, LedgerCore, exhausted_lines
+from controlplane.ledger_core import Answer, LedgerCore, exhausted_lines
+from controlplane.ledger_survey import Instant
 from controlplane.marks import Marks
 from controlplane.recalls import RecallOrder
 from controlplane.tasks import Tasks

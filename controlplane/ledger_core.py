@@ -26,15 +26,17 @@ What would be wrong
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import takewhile
 from typing import Literal, NamedTuple
 
-from controlplane.ledger_lines import MAX_LINES, Lines, Need, Room, parse_need, window_end_ns
+from controlplane.ledger_lines import MAX_LINES, Lines, Need, parse_need
+from controlplane.ledger_survey import Instant, Survey, Waiting
 from controlplane.lowered import Lowered
 from controlplane.recalls import RecallOrder, Recalls
 from events.state.replica import Replica
 from events.types import LeaseGranted
+from schemas.accounts import NANOS_PER_S
 from schemas.rpc import LeaseAnswer, LeaseAsk, LeaseRefusal
 from schemas.settings import MS, Timing
 
@@ -48,11 +50,8 @@ MAX_GRANTS = 1_000
 """Asks granted in one append: with four lines each they stay well below the size of one message."""
 
 
-class Instant(NamedTuple):
-    """Both clocks, read together: elapsed time for patience, wall time for windows."""
-
-    elapsed_ns: int
-    wall_ns: int
+MOVING_NS = 200 * MS
+"""Ten recalls: a line of which nothing came back for so long does not move."""
 
 
 class Answer(NamedTuple):
@@ -72,32 +71,6 @@ class Look(NamedTuple):
     again_ns: int | None
 
 
-class Waiting:
-    """An ask that has not been answered. `order` counts arrivals; `marked`: a mark begun since then has passed."""
-
-    __slots__ = ("ask", "deadline_ns", "hard_ns", "marked", "needs", "order", "turns_ns")
-
-    def __init__(self, ask: LeaseAsk, needs: tuple[Need, ...], order: int, deadline_ns: int, hard_ns: int) -> None:
-        self.ask = ask
-        self.needs = needs
-        self.order = order
-        self.deadline_ns = deadline_ns
-        self.hard_ns = hard_ns
-        self.turns_ns: int | None = None
-        self.marked = False
-
-
-class _Survey(NamedTuple):
-    """One walk over the waiting asks, in order of arrival."""
-
-    grants: list[tuple[Waiting, dict[str, int]]]
-    lent_out: set[str]
-    doubtful: list[Waiting]
-    turned: list[Waiting]
-    rooms: dict[str, Room | None]
-    blocked: set[str]
-
-
 class LedgerCore:
     """All asks that wait, and the answers given lately."""
 
@@ -112,6 +85,7 @@ class LedgerCore:
         self._granting: list[tuple[Waiting, Literal["ask", "ahead"]]] = []
         self._answered: OrderedDict[str, tuple[LeaseAsk, LeaseAnswer]] = OrderedDict()
         self._arrivals = 0
+        self._movement: dict[str, tuple[int, int]] = {}
         self.granted = self.refused = self.unavailable = 0
         """Answers given, for metrics."""
 
@@ -148,8 +122,8 @@ class LedgerCore:
         patience_ns = self._timing.lease_wait_ms * MS
         deadline_ns = at.elapsed_ns + patience_ns
         waiting = Waiting(ask, needs, self._arrivals, deadline_ns, deadline_ns + patience_ns)
-        ends = [end for need in needs if (end := self._end_ns(need)) is not None]
-        waiting.turns_ns = min(ends, default=None)
+        ends = [end for need in needs if (end := self._lines.end_s(need)) is not None]
+        waiting.turns_ns = min(ends) * NANOS_PER_S if ends else None
         self._waiting.pop(ask.ask_id, None)  # the same id with other lines comes anew
         (self._ahead if ask.ahead else self._waiting)[ask.ask_id] = waiting
 
@@ -165,6 +139,7 @@ class LedgerCore:
         """Called after every ask, fold, append and mark, and when `again_ns` has come."""
         survey = self._survey(at)
         answers = [self._end(waiting, "window_turned", at) for waiting in survey.turned]
+        self._note_movement(survey.lent_out, at)
         overdue, wants_mark = self._overdue(at)
         answers += overdue
         doubtful = any(waiting.ask.ask_id in self._waiting for waiting in survey.doubtful)
@@ -175,57 +150,42 @@ class LedgerCore:
             break
         return Look(answers, recalls, wants_mark or doubtful, bool(survey.grants or self._ahead), again_ns)
 
-    def _survey(self, at: Instant) -> _Survey:
-        survey = _Survey([], set(), [], [], {}, set())
-        stray = self.lowered.stray_spans
+    def _survey(self, at: Instant) -> Survey:
+        """Weigh all waiting asks, in order of arrival."""
+        nodes = max(1, len(self._replica.nodes.living))
+        survey = Survey(self._lines, self._recalls, self.lowered.stray_spans, nodes, at)
         for waiting in self._waiting.values():
-            if waiting.turns_ns is not None and at.wall_ns >= waiting.turns_ns:
-                survey.turned.append(waiting)
-                continue
-            self._weigh(waiting, survey, stray, at)
+            survey.weigh(waiting)
         return survey
 
-    def _weigh(self, waiting: Waiting, survey: _Survey, stray: frozenset[tuple[str, ...]], at: Instant) -> None:
-        """Put one ask where it belongs: grantable, lent out, doubtful, or turned."""
-        lacks, refusable, rooms = [], False, survey.rooms
-        for need in waiting.needs:
-            if need.line not in rooms:
-                rooms[need.line] = self._lines.room(need)
-            room = rooms[need.line]
-            if room is None:
-                survey.turned.append(waiting)
-                return
-            if need.amount > room.free or need.line in survey.blocked or need.span in stray:
-                lacks.append(need.line)
-                refusable = refusable or room.refuses(need.amount)
-        if not lacks:
-            survey.grants.append((waiting, self._take(waiting.needs, rooms, at)))
-            return
-        survey.blocked.update(lacks)
-        if refusable:
-            survey.doubtful.append(waiting)
-        else:
-            survey.lent_out.update(lacks)
-
-    def _take(self, needs: Sequence[Need], rooms: dict[str, Room | None], at: Instant) -> dict[str, int]:
-        """Sizes of a grant (rule G3), taken from the rooms."""
-        nodes = 2 * max(1, len(self._replica.nodes.living))
-        sizes = {}
-        for need in needs:
-            room = rooms[need.line]
-            assert room is not None  # noqa: S101 - weighed just before
-            size = need.amount
-            if not self._recalls.is_tight(need.line, at.elapsed_ns):
-                size = max(size, min(4 * size, room.free // nodes))
-            room.free -= size
-            sizes[need.line] = size
-        return sizes
-
     def _overdue(self, at: Instant) -> tuple[list[Answer], bool]:
-        """Asks whose time is over. One that no mark has judged yet gets a little longer, and a mark."""
+        """Asks whose time is over. One that no mark has judged yet gets a little longer, and a mark; so does one
+        whose money is on its way back.
+        """
         overdue = list(takewhile(lambda waiting: waiting.deadline_ns <= at.elapsed_ns, self._waiting.values()))
-        over = [waiting for waiting in overdue if waiting.marked or waiting.hard_ns <= at.elapsed_ns]
-        return [self._end(waiting, "unavailable", at) for waiting in over], len(over) < len(overdue)
+        over = [
+            waiting
+            for waiting in overdue
+            if waiting.lacks and (waiting.hard_ns <= at.elapsed_ns or (waiting.marked and not self._moves(waiting, at)))
+        ]
+        return [self._end(waiting, "unavailable", at) for waiting in over], any(
+            waiting.lacks and not waiting.marked for waiting in overdue
+        )
+
+    def _note_movement(self, lines: set[str], at: Instant) -> None:
+        """Remember when what is lent of each line changed last."""
+        leases = self._replica.budget.leases
+        before = self._movement
+        self._movement = {}
+        for line in lines:
+            leased = leases.leased(line)
+            known = before.get(line)
+            self._movement[line] = known if known is not None and known[0] == leased else (leased, at.elapsed_ns)
+
+    def _moves(self, waiting: Waiting, at: Instant) -> bool:
+        """Whether every line that it lacks moved lately: nodes give back, only slowly."""
+        never = (0, -MOVING_NS)
+        return all(at.elapsed_ns - self._movement.get(line, never)[1] < MOVING_NS for line in waiting.lacks)
 
     # ------------------------------------------------------------ granting
 
@@ -238,7 +198,7 @@ class LedgerCore:
             self._give(given, waiting, sizes, at)
             self._granting.append((waiting, "ask"))
         for waiting in list(self._ahead.values())[:MAX_GRANTS]:
-            self._give(given, waiting, self._spare(waiting, survey, at), at)
+            self._give(given, waiting, survey.spare(waiting.needs), at)
             self._granting.append((waiting, "ahead"))
         return tuple(LeaseGranted(incarnation, lines) for incarnation, lines in given.items() if lines)
 
@@ -249,23 +209,6 @@ class LedgerCore:
         for line, size in sizes.items():
             lines[line] = lines.get(line, leases.granted(incarnation, line)) + size
         self._recalls.granted(incarnation, sizes, at.elapsed_ns)
-
-    def _spare(self, waiting: Waiting, survey: _Survey, at: Instant) -> dict[str, int]:
-        """What can be lent ahead of need: nothing that is tight or waited for, and a share of what remains."""
-        sizes: dict[str, int] = {}
-        nodes = 2 * max(1, len(self._replica.nodes.living))
-        for need in waiting.needs:
-            if need.line not in survey.rooms:
-                survey.rooms[need.line] = self._lines.room(need)
-            room = survey.rooms[need.line]
-            wanted = need.line in survey.blocked or need.span in self.lowered.stray_spans
-            if room is None or wanted or self._recalls.is_tight(need.line, at.elapsed_ns):
-                continue
-            size = min(need.amount, room.free // nodes)
-            if size > 0:
-                room.free -= size
-                sizes[need.line] = size
-        return sizes
 
     def recorded(self, at: Instant) -> list[Answer]:
         """The grants decided last are in the control log and folded: answer who asked."""
@@ -309,9 +252,7 @@ class LedgerCore:
             room = self._lines.room(need)
             if room is not None and room.refuses(need.amount):
                 settled, held = self._lines.figures(need)
-                end_ns = window_end_ns(need, room.zone)
-                resets_at_s = None if end_ns is None else end_ns // 1_000_000_000
-                return LeaseRefusal(need.line, room.cap, settled, held, resets_at_s)
+                return LeaseRefusal(need.line, room.cap, settled, held, self._lines.end_s(need))
         return None
 
     # ------------------------------------------------------------ the end of an ask
@@ -341,10 +282,6 @@ class LedgerCore:
         self._answered[ask.ask_id] = (ask, answer)
         while len(self._answered) > MAX_ANSWERED:
             self._answered.popitem(last=False)
-
-    def _end_ns(self, need: Need) -> int | None:
-        found = self._lines.cap(need)
-        return window_end_ns(need, found[1]) if found is not None else None
 
 
 def exhausted_lines(answers: Iterable[Answer]) -> list[str]:

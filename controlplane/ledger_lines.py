@@ -10,6 +10,9 @@ from typing import NamedTuple
 from events.state.replica import Replica
 from schemas.accounts import NANOS_PER_S, account_key, parse_line, window_end_s, window_start_s
 
+MAX_WINDOWS = 1_000
+"""Windows whose ends are remembered: the running and the next one in some hundred zones."""
+
 MAX_LINES = 64
 """Of one ask: four accounts with three meters and four windows each are 48."""
 
@@ -52,6 +55,16 @@ class Windows:
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], tuple[int, int]] = {}
+        self._ends: dict[tuple[str, int, str], int | None] = {}
+
+    def end_s(self, window: str, start_s: int, zone: str) -> int | None:
+        """Unix seconds at which a window ends; None for `total`."""
+        name = (window, start_s, zone)
+        if name not in self._ends:
+            if len(self._ends) >= MAX_WINDOWS:
+                self._ends.clear()
+            self._ends[name] = window_end_s(window, start_s, zone)
+        return self._ends[name]
 
     def lendable(self, window: str, start_s: int, zone: str, wall_ns: int) -> bool:
         """Whether a window that begins at `start_s` is the running one or the next."""
@@ -108,6 +121,11 @@ class Lines:
         settled, held, leased = self._replica.budget.line(need.line, zone)
         return Room(cap, zone, settled + held, cap - settled - held - leased)
 
+    def end_s(self, need: Need) -> int | None:
+        """Unix seconds at which the line's window ends; None for `total`."""
+        found = self.cap(need)
+        return self._windows.end_s(need.window, need.start_s, found[1] if found is not None else "UTC")
+
     def figures(self, need: Need) -> tuple[int, int]:
         """(settled, held) of a line that has room."""
         found = self.cap(need)
@@ -121,9 +139,3 @@ def parse_need(line: str, amount: int) -> Need:
     if amount <= 0:
         raise ValueError("an amount is above zero")
     return Need(line, amount, *parsed)
-
-
-def window_end_ns(need: Need, zone: str) -> int | None:
-    """Wall nanoseconds at which the line's window ends; None for `total`."""
-    end_s = window_end_s(need.window, need.start_s, zone)
-    return None if end_s is None else end_s * NANOS_PER_S

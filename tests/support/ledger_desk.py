@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from controlplane.ledger_core import Instant, LedgerCore
+from controlplane.ledger_core import LedgerCore
+from controlplane.ledger_survey import Instant
 from events.codec import encode_batch
 from events.log.port import Stored
 from events.state.replica import Replica

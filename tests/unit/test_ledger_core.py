@@ -334,6 +334,45 @@ def test_at_its_deadline_an_ask_that_a_mark_has_judged_gets_503() -> None:
     assert d.outcome("r2") == "unavailable"
 
 
+def test_at_its_deadline_an_ask_whose_money_is_coming_back_waits_on() -> None:
+    d = desk(100)
+    d.ask("r1", "n1", 100)
+    d.step()
+    d.ask("r2", "n2", 100)
+    d.step()
+    d.mark()
+    d.ms += 500
+    d.give_back("n1", "key:k", 10)
+    d.step()
+    d.ms += 199
+    d.step()
+    assert d.outcome("r2") == "waiting"
+    d.give_back("n1", "key:k", 80)
+    d.step()
+    d.ms += 150
+    d.give_back("n1", "key:k", 10)
+    d.step()
+    assert d.outcome("r2") == "granted"
+
+
+def test_money_that_stops_coming_back_ends_the_wait() -> None:
+    d = desk(100)
+    d.ask("r1", "n1", 100)
+    d.step()
+    d.ask("r2", "n2", 100)
+    d.step()
+    d.mark()
+    d.ms += 590
+    d.give_back("n1", "key:k", 10)
+    d.step()
+    d.ms += 199
+    d.step()
+    assert d.outcome("r2") == "waiting"
+    d.ms += 1
+    d.step()
+    assert d.outcome("r2") == "unavailable"
+
+
 def test_at_its_deadline_an_ask_that_no_mark_has_judged_gets_one() -> None:
     d = desk(100)
     d.ask("r1", "n1", 100)
