@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from events import subjects
-from events.messaging.port import Bus, BusTimeout, BusUnavailable
+from events.messaging.port import Bus, BusError, BusUnavailable
 from schemas.policy import FeedDelta
 from schemas.rpc import (
     CatchupAsk,
@@ -85,7 +85,7 @@ class ControlPlane:
             payload = await self._bus.request(subjects.rpc(self._slot, method), self._encoder.encode(ask), timeout_s)
         except BusUnavailable as error:
             raise Unanswered(f"{method}: {error}", early=True) from None
-        except BusTimeout as error:
+        except BusError as error:
             raise Unanswered(f"{method}: {error}", early=False) from None
         try:
             if payload.startswith(_ERROR_PREFIX):

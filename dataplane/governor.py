@@ -174,14 +174,20 @@ class Governor:
 
     # ------------------------------------------------------------------ who calls
 
-    def find_key(self, tokens: Sequence[str]) -> tuple[KeyPolicy, bytes] | Refusal:
-        """Step 2: the living key of a request's credentials, and its token's digest."""
+    def lookup(self, tokens: Sequence[str]) -> tuple[KeyPolicy, bytes] | Refusal:
+        """The key of a request's credentials, alive or not, and its token's digest."""
         if not self._node.feed.loaded:
             return self._node.closed() or refuse("policy_unavailable", "this node has no policy yet")
-        found = access.find_key(self._node.snapshot, tokens)
-        if isinstance(found, Refusal):
-            return found
-        return access.check_key(found[0], found[1], self._node.feed.now_ns()) or found
+        return access.find_key(self._node.snapshot, tokens)
+
+    def check_key(self, key: KeyPolicy, digest: bytes) -> Refusal | None:
+        """Whether the key lives now."""
+        return access.check_key(key, digest, self._node.feed.now_ns())
+
+    def find_key(self, tokens: Sequence[str]) -> tuple[KeyPolicy, bytes] | Refusal:
+        """Step 2: the living key of a request's credentials, and its token's digest."""
+        found = self.lookup(tokens)
+        return found if isinstance(found, Refusal) else self.check_key(*found) or found
 
     async def caller(self, key: KeyPolicy, identity: Sequence[str]) -> Caller | Refusal:
         """Step 3: the key with its agent. `identity`: values of X-Agent-Identity. Registers a new declared agent."""
@@ -296,6 +302,11 @@ class Governor:
             client_gone=client_gone,
             resolves=resolves,
         )
+
+    def unknown_of(self, admission: Admission, idempotency: str) -> str:
+        """The earlier request of the same key with this idempotency key whose outcome is unknown; "" if none is."""
+        place = (admission.wanted.upstream, admission.caller.key.id, idempotency)
+        return self._unknowns.get(place, "")
 
     def release(self, admission: Admission, reason: str) -> None:
         """The end of a request of which not a byte was sent."""

@@ -21,10 +21,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import Enum
 
 from dataplane.control import ControlPlane, Unanswered
-from dataplane.core.demand import Demand
 from dataplane.core.lines import exhausted
 from dataplane.core.reservation import LeaseBook, Needs, WaitingRoom
 from dataplane.tasks import Tasks
+from dataplane.topup import TopUp
 from events.clock import Clock
 from schemas.refusals import Refusal, refuse
 from schemas.rpc import Grants, LeaseAnswer, LeaseAsk, LeaseRefusal, Recall
@@ -96,13 +96,11 @@ class LeaseDesk:
         self._room = WaitingRoom()
         self._waits: dict[str, _Wait] = {}
         self._exhausted: dict[str, tuple[int, LeaseRefusal]] = {}
-        self._demand: dict[str, Demand] = {}
-        self._wanted: dict[str, int] = {}
-        self._topping_up = False
         self._asks = 0
         self._lowered: dict[str, int] = {}
         self._all_lowered = 0
         self._over = False
+        self._top_up = TopUp(self.book, clock, timing, tasks, self._ask_ahead)
 
     @property
     def waiting(self) -> int:
@@ -116,7 +114,7 @@ class LeaseDesk:
             return True
         if self._over or self._room.blocks(needs) or not self.book.reserve(needs):
             return False
-        self._note_demand(needs)
+        self._top_up.note(needs)
         return True
 
     @property
@@ -230,6 +228,15 @@ class LeaseDesk:
                     await asyncio.sleep(min(EARLY_PAUSE_S, left_ns / 1e9))
         return None
 
+    async def _ask_ahead(self, lines: dict[str, int]) -> None:
+        """Ask for leases that nobody waits for; an answer that does not come is not missed."""
+        self._asks += 1
+        number = self._asks
+        ask = LeaseAsk(f"{self._incarnation}.ahead.{number}", self._incarnation, lines, ahead=True)
+        if not self._over:
+            with contextlib.suppress(Unanswered):
+                self._take_answer(await self._control.lease(ask, RESEND_S), number)
+
     def _end_of(self, answer: LeaseAnswer, needs: Needs, number: int) -> End | None:
         """How the wait ends by this answer. None: it goes on, or it was served."""
         match answer.outcome:
@@ -286,51 +293,6 @@ class LeaseDesk:
                 return _cap_refusal(refusal, needs)
         return None
 
-    # ------------------------------------------------------------------ ahead of need
-
-    def _note_demand(self, needs: Needs) -> None:
-        leases, demands = self.book.leases, self._demand
-        for line, amount in needs.items():
-            demand = demands.get(line)
-            if demand is None:
-                demand = demands[line] = Demand(amount, self._clock.elapsed_ns())
-            demand.taken += amount
-            lease = leases[line]
-            if lease.granted - lease.returned - lease.used - lease.reserved < demand.low_water:
-                self._want(line, amount, demand, lease.tight_until_ns)
-
-    def _want(self, line: str, amount: int, demand: Demand, tight_until_ns: int) -> None:
-        if max(demand.dry_until_ns, tight_until_ns) > self._clock.elapsed_ns():
-            return
-        self._wanted[line] = amount
-        if not self._topping_up:
-            self._topping_up = True
-            self._tasks.once(self._top_up(), "lease top-up")
-
-    async def _top_up(self) -> None:
-        """Ask for all lines that run low, together, as long as there are any. One such ask is out at a time."""
-        try:
-            while self._wanted and not self._over:
-                wanted, self._wanted = self._wanted, {}
-                now_ns = self._clock.elapsed_ns()
-                lines = {line: self._demand[line].top_up(amount, now_ns) for line, amount in wanted.items()}
-                self._asks += 1
-                number = self._asks
-                ask = LeaseAsk(f"{self._incarnation}.ahead.{number}", self._incarnation, lines, ahead=True)
-                before = {line: self.book.granted(line) for line in lines}
-                # Unanswered, nobody waits for it; the lines count as dry, and requests ask for themselves.
-                with contextlib.suppress(Unanswered):
-                    self._take_answer(await self._control.lease(ask, RESEND_S), number)
-                self._mark_dry(before)
-        finally:
-            self._topping_up = False
-
-    def _mark_dry(self, before: Mapping[str, int]) -> None:
-        until_ns = self._clock.elapsed_ns() + self._timing.tight_ms * MS
-        for line, granted in before.items():
-            if self.book.granted(line) == granted and (demand := self._demand.get(line)) is not None:
-                demand.dry_until_ns = until_ns
-
     # ------------------------------------------------------------------ what the control plane says by itself
 
     def recall(self, message: Recall) -> None:
@@ -380,7 +342,7 @@ class LeaseDesk:
         self._return(self.book.give_back(lines))
         for line in lines:
             self.book.forget(line)
-            self._demand.pop(line, None)
+            self._top_up.forget(line)
 
     def end(self) -> None:
         """The incarnation is over: its leases are void, and who waits is told."""

@@ -1,0 +1,70 @@
+"""Keeps secrets out of what a vendor sends back: the real credential, and the vault key.
+
+Some vendors repeat credentials in answers and errors. Each is overwritten with as many asterisks, so lengths announced
+earlier stay true. In a stream a secret may be split between two chunks: the end of a chunk is held back only as long
+as it could be the beginning of a secret.
+"""
+
+from collections.abc import Iterable
+
+MIN_SECRET_BYTES = 8
+"""Shorter ones are placeholders of tests and local models; overwriting them would spoil ordinary words."""
+
+
+class Scrubber:
+    """Of one answer. `secrets`: as bytes; short ones are ignored."""
+
+    __slots__ = ("_held", "_last_bytes", "_secrets")
+
+    def __init__(self, secrets: Iterable[bytes]) -> None:
+        self._secrets = tuple(secret for secret in secrets if len(secret) >= MIN_SECRET_BYTES)
+        self._last_bytes = frozenset(b"".join(self._secrets))
+        self._held = b""
+
+    def whole(self, data: bytes) -> bytes:
+        """A complete text."""
+        for secret in self._secrets:
+            if secret in data:
+                data = data.replace(secret, b"*" * len(secret))
+        return data
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The next piece of a text; what may go on now."""
+        if not self._secrets or not chunk:
+            return chunk
+        data = self.whole(self._held + chunk if self._held else chunk)
+        self._held = b""
+        if data[-1] not in self._last_bytes:
+            return data
+        keep = self._open_end(data)
+        if keep:
+            self._held = data[-keep:]
+            return data[:-keep]
+        return data
+
+    def flush(self) -> bytes:
+        """The end of the text: what was held back is no secret."""
+        held, self._held = self._held, b""
+        return held
+
+    def _open_end(self, data: bytes) -> int:
+        """Length of the longest end of `data` that begins a secret without completing it."""
+        longest = 0
+        for secret in self._secrets:
+            at = max(0, len(data) - len(secret) + 1)
+            first = secret[:1]
+            while (at := data.find(first, at)) >= 0:
+                if secret.startswith(data[at:]):
+                    longest = max(longest, len(data) - at)
+                    break
+                at += 1
+        return longest
+
+
+def secrets_of(credential: str) -> tuple[bytes, ...]:
+    """A credential and, where it is a pair (`sid:token`), its second part: the first is an account's name."""
+    if not credential:
+        return ()
+    whole = credential.encode("utf-8", "surrogateescape")
+    _, colon, second = whole.partition(b":")
+    return (whole, second) if colon else (whole,)

@@ -1,0 +1,109 @@
+"""Taking a request in: what HTTP allows and the gateway does not, and the body, whole and bounded.
+
+Bodies are gathered before anything is decided about their cost: a body that is judged by its first half is not judged.
+What would let a vendor read another body than the adapter did (compression, other transfer codings) is refused.
+"""
+
+import asyncio
+
+from aiohttp.web import BaseRequest, RequestPayloadError
+
+from schemas.refusals import Refusal, refuse
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+UPGRADES = frozenset({"websocket", "tcp"})
+"""Those that the server's parser would follow; other offers (h2c) are ignored, as HTTP allows."""
+
+MAX_HELD_BYTES = 512 * 1024 * 1024
+"""Bodies of all requests in flight together: above it a node would rather refuse than be killed for its memory."""
+
+SMALL_BYTES = 64 * 1024
+"""Smaller bodies are not counted: the lanes bound their number."""
+
+BODY_TIMEOUT_S = 120.0
+"""A body must have arrived by then: 32 MB at 2 Mbit/s."""
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_METHOD = refuse("request_malformed", "the method is not one that vendors' APIs use")
+_UPGRADE = refuse("request_malformed", "upgrades of the connection (websockets) are not accepted")
+_CODING = refuse("request_malformed", "the body's transfer coding is not accepted: send it plain or chunked")
+_ENCODED = refuse("body_unparseable", "the body is compressed: send it without Content-Encoding")
+_EXPECT = refuse("request_malformed", "the Expect header asks for something else than 100-continue")
+_CUT_OFF = refuse("request_malformed", "the body ended before its announced end")
+_SLOW = refuse("request_malformed", "the body did not arrive in time")
+_FULL = refuse("overloaded", "too many large bodies are in flight here; nothing was sent")
+
+
+def check_message(request: BaseRequest) -> Refusal | None:
+    """Refuse messages that are not plain HTTP requests. (The server's parser has refused the malformed ones.)"""
+    if request.method not in METHODS:
+        return _METHOD
+    headers = request.headers
+    if headers.get("Upgrade", "").strip().lower() in UPGRADES:
+        return _UPGRADE
+    if headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
+        return _CODING
+    if headers.get("Content-Encoding", "identity").strip().lower() not in {"identity", ""}:
+        return _ENCODED
+    if headers.get("Expect", "100-continue").strip().lower() != "100-continue":
+        return _EXPECT
+    return None
+
+
+class Bodies:
+    """Reads bodies and counts the bytes that are held of the large ones."""
+
+    def __init__(self) -> None:
+        self.held_bytes = 0
+
+    async def read(self, request: BaseRequest, limit_bytes: int) -> bytes | Refusal:
+        """The whole body. Whoever got bytes calls `done` with them, once."""
+        announced = request.headers.get("Content-Length", "")
+        length = int(announced) if announced.isascii() and announced.isdigit() else 0
+        if length > limit_bytes:
+            return _too_large(limit_bytes)
+        if length > MAX_HELD_BYTES - self.held_bytes:
+            return _FULL
+        content = request.content
+        if content.is_eof() and content.exception() is None:
+            body = content.read_nowait()
+            if len(body) > limit_bytes:
+                return _too_large(limit_bytes)
+            self._hold(len(body))
+            return body
+        if "Expect" in request.headers and request.transport is not None:
+            request.transport.write(_CONTINUE)
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                return await self._gather(request, limit_bytes)
+        except TimeoutError:
+            return _SLOW
+        except RequestPayloadError:
+            return _CUT_OFF
+
+    def done(self, body: bytes) -> None:
+        if len(body) > SMALL_BYTES:
+            self.held_bytes -= len(body)
+
+    def _hold(self, size: int) -> None:
+        if size > SMALL_BYTES:
+            self.held_bytes += size
+
+    async def _gather(self, request: BaseRequest, limit_bytes: int) -> bytes | Refusal:
+        parts: list[bytes] = []
+        size = 0
+        while piece := await request.content.readany():
+            size += len(piece)
+            if size > limit_bytes:
+                return _too_large(limit_bytes)
+            if size > MAX_HELD_BYTES - self.held_bytes:
+                return _FULL
+            parts.append(piece)
+        self._hold(size)
+        return b"".join(parts)
+
+
+def _too_large(limit_bytes: int) -> Refusal:
+    return refuse("body_too_large", f"the body is larger than {limit_bytes} bytes", limit_bytes=str(limit_bytes))

@@ -1,0 +1,192 @@
+"""One proxy process: wired here, started, reloaded, drained.
+
+| signal | what happens |
+|---|---|
+| SIGTERM, SIGINT | drains: takes nothing new, lets open requests end, flushes events, returns leases, ends |
+| a second one | ends at once, as a crash would |
+| SIGHUP | reads its settings file again and takes over new credentials |
+| its parent's end | as SIGTERM |
+
+A background task that fails ends the process with exit code 1: a node that does not follow its policy must not serve.
+"""
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import os
+import signal
+from pathlib import Path
+
+from dataplane.clock import SystemClock
+from dataplane.governor import Governor
+from dataplane.metrics import Metrics
+from dataplane.node_settings import NodeSettings, SettingsError, read_settings
+from dataplane.proxy import Proxy
+from dataplane.server import Listening, listen
+from dataplane.upstreams import Destinations
+from events.messaging.connection import NatsConnection, connect
+from schemas.fx import build_fx
+from schemas.price_file import packaged_text, parse_prices
+from schemas.prices import PriceList
+from schemas.settings import Settings
+
+STARTUP_S = 5.0
+"""A node that is not ready by then listens all the same, and says in its refusals what is missing."""
+
+NATS_PATIENCE_S = 30.0
+POLL_S = 0.05
+PARENT_POLL_S = 0.5
+CLOSE_S = 2.0
+"""After the drain connections get this long to take their last bytes."""
+
+_log = logging.getLogger(__name__)
+
+
+class Defect(Exception):
+    """A background task failed; the message names it."""
+
+
+async def run(path: Path, node: NodeSettings, version: str) -> None:
+    """Serve until a signal, or until the parent has gone. Raises Defect, ValueError for bad settings, OSError if the
+    port cannot be had, BusUnavailable if NATS does not answer.
+    """
+    destinations = Destinations(node.settings.upstreams, _prices(node.settings), build_fx(node.settings.fx))
+    stop = _Stop(node.parent_pid)
+    slot, clock, metrics = node.nats.slot, SystemClock(), Metrics()
+    nats = await connect(node.nats, name=f"ringfence proxy {slot}", timeout_s=NATS_PATIENCE_S)
+    governor = Governor(
+        nats.bus,
+        nats.appender,
+        clock,
+        slot=slot,
+        timing=node.settings.timing,
+        draw=os.urandom,
+        version=version,
+        pid=os.getpid(),
+    )
+    proxy = Proxy(governor, destinations, clock, metrics, os.urandom, slot)
+    _on_hangup(path, destinations)
+    try:
+        await governor.start()
+        await _until_ready(governor, stop)
+        listening = await listen(proxy.handle, os.urandom, node.host, node.port, shared=True)
+        _log.info("node %s listens on %s:%d", slot, node.host, listening.port)
+        marking = asyncio.get_running_loop().create_task(_mark_ready(governor, node, listening), name="ready mark")
+        _settle_memory()
+        await stop.wait(governor)
+        marking.cancel()
+        await _drain(governor, listening, stop)
+    finally:
+        await _close(governor, destinations, nats, stop)
+    if governor.defect.done():
+        raise Defect(f"task {governor.defect.result()} failed")
+
+
+async def _drain(governor: Governor, listening: Listening, stop: "_Stop") -> None:
+    """Let everything end in order; a defect or a second signal cuts it short."""
+    await listening.stop_accepting()
+    if not governor.defect.done():
+        draining = asyncio.get_running_loop().create_task(governor.drain(), name="drain")
+        again = asyncio.get_running_loop().create_task(stop.again(), name="second signal")
+        await asyncio.wait({draining, again}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (draining, again):
+            task.cancel()
+        await asyncio.wait({draining, again})
+    await listening.close(CLOSE_S)
+
+
+async def _close(governor: Governor, destinations: Destinations, nats: NatsConnection, stop: "_Stop") -> None:
+    stop.close()
+    await governor.close()
+    await destinations.close()
+    await nats.close()
+
+
+class _Stop:
+    """The reasons to stop."""
+
+    def __init__(self, parent_pid: int) -> None:
+        self._parent_pid = parent_pid
+        self._signals = 0
+        self._changed = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled)
+
+    def _signalled(self) -> None:
+        self._signals += 1
+        self._changed.set()
+
+    @property
+    def wanted(self) -> bool:
+        return self._signals > 0
+
+    async def wait(self, governor: Governor) -> None:
+        """Return at the first signal, the parent's end, or a defect."""
+        while not self.wanted and not governor.defect.done():
+            if self._parent_pid and os.getppid() != self._parent_pid:
+                _log.warning("the supervisor has gone; draining")
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PARENT_POLL_S):
+                    await self._changed.wait()
+
+    async def again(self) -> None:
+        """Return at the second signal."""
+        while self._signals < 2:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def close(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.remove_signal_handler(number)
+
+
+def _on_hangup(path: Path, destinations: Destinations) -> None:
+    def reload() -> None:
+        try:
+            changed = destinations.renew(read_settings(path).settings.upstreams)
+        except (SettingsError, ValueError) as error:
+            _log.error("credentials stay as they were: %s", error)
+        else:
+            _log.info("credentials read again; changed: %s", ", ".join(changed) or "none")
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+
+
+async def _until_ready(governor: Governor, stop: _Stop) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(STARTUP_S):
+            while not governor.ready and not stop.wanted:  # noqa: ASYNC110 - once, at the start
+                await asyncio.sleep(POLL_S / 5)
+
+
+async def _mark_ready(governor: Governor, node: NodeSettings, listening: Listening) -> None:
+    """Tell the supervisor, once requests are admitted."""
+    while not governor.ready:  # noqa: ASYNC110 - once, at the start
+        await asyncio.sleep(POLL_S)
+    if node.ready_mark:
+        _write_mark(Path(node.ready_mark), {"pid": os.getpid(), "port": listening.port, "slot": node.nats.slot})
+
+
+def _write_mark(path: Path, facts: dict[str, object]) -> None:
+    """Whole or not at all: whoever polls for the file may read it at once."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(facts))
+    draft.replace(path)
+
+
+def _prices(settings: Settings) -> PriceList:
+    file = settings.prices.file
+    return parse_prices(Path(file).read_text(encoding="utf-8") if file else packaged_text())
+
+
+def _settle_memory() -> None:
+    """What is loaded now stays for good: the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+    # Requests make few cycles; the default of 700 allocations would run the collector thousands of times a second.
+    gc.set_threshold(20_000, 20, 50)

@@ -1,0 +1,323 @@
+"""The way of a request through a node, steps 1 to 12 (docs/ARCHITECTURE.md), one small function each.
+
+    route -> authenticate -> identify -> allow -> body -> read -> bound -> lane -> admit -> dispatch -> relay -> settle
+
+Up to `admit` nothing has happened that would have to be undone: every step returns a refusal or goes on. From `admit`
+on there is an admission, and whatever happens it ends once: settled, or released if not a byte was sent. What should
+not happen ends at the edge, here: counted, logged without anything that was sent, and answered with 500.
+"""
+
+import logging
+from collections.abc import Callable
+
+from aiohttp.web import BaseRequest, StreamResponse
+
+from dataplane.adapters import neutral
+from dataplane.adapters.port import Call, Outcome, Outgoing, Reading, Rendered
+from dataplane.answer import Answer, keeps_alive, whole
+from dataplane.core.access import Caller, allow, allow_model
+from dataplane.core.lines import must_be_bounded
+from dataplane.core.path import parse_target
+from dataplane.core.route import OwnRoute, Route
+from dataplane.dispatch import Dispatcher, Ended
+from dataplane.exchange import Carriage, Exchange
+from dataplane.governor import Admission, Governor, Wanted
+from dataplane.inflight import State
+from dataplane.intake import Bodies, check_message
+from dataplane.metrics import Metrics
+from dataplane.own import OwnEndpoints
+from dataplane.relay import Relay
+from dataplane.upstreams import Destination, Destinations
+from events.clock import Clock
+from events.types import RequestRefused
+from schemas import ids
+from schemas.amounts import Amounts
+from schemas.refusals import Refusal, refuse
+from schemas.rpc import ObjectAnswer
+
+MAX_RECORDED_CHARS = 256
+"""Of a model's name in events: vendors' are shorter, and a caller chooses it."""
+
+_INTERNAL = refuse("internal", "the gateway failed; nothing more is known to the client")
+_REPEATED_HOST = refuse("request_malformed", "the request names more than one Host")
+
+_log = logging.getLogger(__name__)
+
+
+class Proxy:
+    """Serves one node's HTTP."""
+
+    def __init__(
+        self,
+        governor: Governor,
+        destinations: Destinations,
+        clock: Clock,
+        metrics: Metrics,
+        draw: Callable[[int], bytes],
+        slot: str,
+    ) -> None:
+        self._governor = governor
+        self._destinations = destinations
+        self._clock = clock
+        self._metrics = metrics
+        self._draw = draw
+        self._bodies = Bodies()
+        self._own = OwnEndpoints(governor, metrics, slot)
+        self._dispatcher = Dispatcher(governor, clock)
+        self._relay = Relay(governor, clock)
+
+    async def handle(self, request: BaseRequest) -> StreamResponse:
+        """The server's handler. Raises CancelledError alone."""
+        exchange = Exchange(request, ids.request_id(self._draw(ids.ID_BYTES)), self._clock.elapsed_ns())
+        try:
+            return await self._serve(exchange)
+        except ConnectionError:
+            return _nobody_there()
+        except Exception as error:  # noqa: BLE001 - the edge of the process: counted, and answered with 500
+            self.defect(exchange.request_id, error)
+            return self._answer_refusal(exchange, _INTERNAL)
+        finally:
+            if exchange.body:
+                self._bodies.done(exchange.body)
+
+    def defect(self, request_id: str, error: BaseException) -> None:
+        """Record what should not happen: where, but not with which values, for they may be a client's."""
+        self._metrics.defects += 1
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place is not None else "?"
+        _log.error("request %s failed: %s at %s", request_id, type(error).__name__, where)
+
+    # ------------------------------------------------------------------ steps 1 to 5
+
+    async def _serve(self, exchange: Exchange) -> Answer:
+        request = exchange.request
+        if (malformed := check_message(request)) is not None:
+            return self._refuse(exchange, malformed)
+        route = self._route(request)
+        if isinstance(route, Refusal):
+            return self._refuse(exchange, route)
+        if isinstance(route, OwnRoute):
+            answer = await self._own.answer(exchange, route)
+            return self._refuse(exchange, answer) if isinstance(answer, Refusal) else answer
+        destination = self._destinations.by_name[route.upstream]
+        exchange.destination = destination
+        exchange.path = route.path
+        decided = await self._decide(exchange, destination, route)
+        if isinstance(decided, Refusal):
+            return self._refuse(exchange, decided)
+        call, reading, outgoing, wanted = decided
+        if (overloaded := destination.lane.enter()) is not None:
+            return self._refuse(exchange, overloaded)
+        try:
+            return await self._carry(exchange, destination, call, reading, outgoing, wanted)
+        finally:
+            destination.lane.leave()
+
+    def _route(self, request: BaseRequest) -> Route | OwnRoute | Refusal:
+        target = parse_target(request.raw_path)
+        if isinstance(target, Refusal):
+            return target
+        hosts = request.headers.getall("Host", ())
+        if len(hosts) > 1:
+            return _REPEATED_HOST
+        return self._destinations.routes.resolve(target, hosts[0] if hosts else "")
+
+    async def _decide(
+        self, exchange: Exchange, destination: Destination, route: Route
+    ) -> tuple[Call, Reading, Outgoing, Wanted] | Refusal:
+        """Everything that is decided before the ledger is involved."""
+        request, adapter = exchange.request, destination.adapter
+        headers = request.raw_headers
+        query = route.query.encode("ascii")
+        call = Call(route.upstream, request.method, route.path, route.segments, query, headers, b"")
+        caller = await self._identify(exchange, destination, call)
+        if isinstance(caller, Refusal):
+            return caller
+        exchange.who = caller[0].who
+        refusal = allow(caller[0], route.upstream, call.method, call.segments)
+        if refusal is not None:
+            return refusal
+        body = await self._bodies.read(request, destination.settings.max_body_bytes)
+        if isinstance(body, Refusal):
+            return body
+        if body:
+            exchange.body = body
+            call = Call(route.upstream, request.method, route.path, route.segments, query, headers, body)
+        reading = adapter.read(call)
+        if isinstance(reading, Refusal):
+            return reading
+        exchange.model = _recordable(reading.model)
+        if (refusal := allow_model(caller[0], reading.model)) is not None:
+            return refusal
+        bound = await self._bound(destination, call, reading, caller[0])
+        if isinstance(bound, Refusal):
+            return bound
+        exchange.bound = bound
+        outgoing = adapter.rewrite(call, reading, caller[0].key.id, destination.credential)
+        if isinstance(outgoing, Refusal):
+            return outgoing
+        return call, reading, outgoing, _wanted(exchange, caller, route, reading)
+
+    async def _identify(
+        self, exchange: Exchange, destination: Destination, call: Call
+    ) -> tuple[Caller, bytes] | Refusal:
+        """Steps 2 and 3: the caller, and the digest of its token."""
+        tokens = destination.adapter.find_tokens(call)
+        for token in tokens:
+            if token.startswith(ids.TOKEN_PREFIX):
+                exchange.token = token.encode("utf-8", "surrogateescape")
+        found = self._governor.lookup(tokens)
+        if isinstance(found, Refusal):
+            return found
+        exchange.key = found[0]
+        if (refusal := self._governor.check_key(*found)) is not None:
+            return refusal
+        identity = exchange.request.headers.getall("X-Agent-Identity", ())
+        caller = await self._governor.caller(found[0], identity)
+        return caller if isinstance(caller, Refusal) else (caller, found[1])
+
+    async def _bound(self, destination: Destination, call: Call, reading: Reading, caller: Caller) -> Amounts | Refusal:
+        """Step 5. A call without a bound passes only where no cap would need one."""
+        known: ObjectAnswer | None = None
+        if reading.wants:
+            answer = await self._governor.object(reading.wants)
+            if isinstance(answer, Refusal):
+                return answer
+            known = answer
+        bound = destination.adapter.bound(call, reading, known)
+        if isinstance(bound, Refusal):
+            if bound.code != "cost_unbounded":
+                return bound
+            if must_be_bounded(self._governor.plan(caller), bound.details.get("meter", "usd")):
+                return bound
+            return Amounts(requests=1)
+        return bound if bound.requests == 1 else Amounts(bound.usd, bound.refund, 1, bound.tokens)
+
+    # ------------------------------------------------------------------ steps 6 to 12
+
+    async def _carry(
+        self,
+        exchange: Exchange,
+        destination: Destination,
+        call: Call,
+        reading: Reading,
+        outgoing: Outgoing,
+        wanted: Wanted,
+    ) -> Answer:
+        """Admit, send, relay, settle."""
+        admission = await self._governor.admit(wanted, exchange.request_id)
+        if not isinstance(admission, Admission):
+            return self._refuse(exchange, admission)
+        exchange.request_id = admission.request_id
+        if exchange.deserted:
+            self._governor.release(admission, "client_gone")
+            return _nobody_there()
+        carriage = Carriage(exchange, destination, call, reading, outgoing, wanted, admission)
+        try:
+            response = await self._dispatcher.send(carriage)
+            answer = await self._relay.answer(carriage, response)
+        except Ended as end:
+            self._count(exchange, "failed")
+            return self._ended(carriage, end.refusal)
+        finally:
+            self._close(carriage)
+        self._count(exchange, "relayed")
+        return answer
+
+    def _close(self, carriage: Carriage) -> None:
+        """A safety net: no admission may outlive its request, whatever went wrong."""
+        admission = carriage.admission
+        if admission.state is State.SENT:
+            self._governor.settle(admission, Outcome("unknown", error="internal"), status=carriage.status)
+        elif admission.state is not State.ENDED:
+            self._governor.release(admission, "internal")
+        if carriage.sent_ns and carriage.waited_ns:
+            total_ns = self._clock.elapsed_ns() - carriage.exchange.began_ns
+            self._metrics.overhead(max(0, total_ns - carriage.waited_ns) // 1000)
+
+    def _ended(self, carriage: Carriage, refusal: Refusal) -> Answer:
+        """No answer of the vendor. What was sent is on record by its settlement, what was not as a refusal."""
+        if carriage.sent_ns:
+            self._metrics.refusals[refusal.code] += 1
+            return self._answer_refusal(carriage.exchange, refusal)
+        return self._refuse(carriage.exchange, refusal)
+
+    # ------------------------------------------------------------------ refusals
+
+    def _refuse(self, exchange: Exchange, refusal: Refusal) -> Answer:
+        """Record a refusal, and answer with it."""
+        self._count(exchange, "refused")
+        self._metrics.refusals[refusal.code] += 1
+        now_ns = self._governor.now_ns()
+        destination = exchange.destination
+        self._governor.refused(
+            RequestRefused(
+                request_id=exchange.request_id,
+                code=refusal.code,
+                first_at_ns=now_ns,
+                last_at_ns=now_ns,
+                who=exchange.whoever(),
+                status=_status(destination, refusal),
+                upstream=destination.name if destination is not None else "",
+                method=exchange.request.method[:16],
+                path=exchange.path,
+                model=exchange.model,
+                client=exchange.client,
+                bound=exchange.bound,
+                line=refusal.details.get("line", ""),
+                message=refusal.message,
+            )
+        )
+        return self._answer_refusal(exchange, refusal)
+
+    def _answer_refusal(self, exchange: Exchange, refusal: Refusal) -> Answer:
+        """The refusal in the vendor's own error shape."""
+        request, destination = exchange.request, exchange.destination
+        status = _status(destination, refusal)
+        rendered: Rendered = (
+            destination.adapter.refuse(refusal, status, exchange.request_id)
+            if destination is not None
+            else neutral.refuse(refusal, status, exchange.request_id)
+        )
+        return whole(rendered.status, rendered.headers, rendered.body, request, keep_alive=keeps_alive(request))
+
+    def _count(self, exchange: Exchange, outcome: str) -> None:
+        destination = exchange.destination
+        self._metrics.requests[destination.name if destination is not None else "", outcome] += 1
+
+
+def _nobody_there() -> Answer:
+    """The client has gone before there was an answer (499 is what nginx calls it)."""
+    return Answer(b"", status=499, keep_alive=False)
+
+
+def _status(destination: Destination | None, refusal: Refusal) -> int:
+    """The refusal's status; a cap's may be another one for some upstreams' clients."""
+    if refusal.code == "cap_exhausted" and destination is not None:
+        return destination.settings.cap_status
+    return refusal.kind.status
+
+
+def _wanted(exchange: Exchange, caller: tuple[Caller, bytes], route: Route, reading: Reading) -> Wanted:
+    return Wanted(
+        caller=caller[0],
+        digest=caller[1],
+        upstream=route.upstream,
+        operation=reading.operation,
+        method=exchange.request.method,
+        path=route.path,
+        segments=route.segments,
+        bound=exchange.bound,
+        model=exchange.model,
+        client=exchange.client,
+        stream=reading.stream,
+    )
+
+
+def _recordable(model: str) -> str:
+    """A model's name for events: bounded, and valid text whatever the caller sent."""
+    if len(model) <= MAX_RECORDED_CHARS and model.isascii():
+        return model
+    return model[:MAX_RECORDED_CHARS].encode("utf-8", "replace").decode("utf-8")

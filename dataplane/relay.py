@@ -1,0 +1,140 @@
+"""Steps 11 and 12: the vendor's answer goes to the client while its meter reads along, and the request is settled.
+
+| the answer | goes to the client |
+|---|---|
+| must not reach it (our credential refused, a redirect) | as a refusal, once it has been read for the books |
+| small, or all here already | in one write, after it has been settled |
+| larger | piece by piece as it comes, with back-pressure, its length announced if the vendor did |
+| a stream of events | event by event; before each the proof must be young (rule A4) |
+
+If the client goes away the vendor's answer is still read, up to a deadline, because what it says was spent. A stream
+that must stop gets the dialect's error event; where the vendor is no longer to work for it (a revoked key) the vendor's
+connection is closed too.
+"""
+
+import asyncio
+
+from msgspec.structs import replace
+
+from dataplane.adapters.port import Meter, Outcome
+from dataplane.answer import BODILESS, Answer, head, keeps_alive, whole
+from dataplane.core.scrub import Scrubber
+from dataplane.dispatch import Ended, answer_refusal, lost_outcome
+from dataplane.exchange import Carriage
+from dataplane.governor import Governor
+from dataplane.streaming import Streaming, incomplete, relayed_headers
+from dataplane.upstream.errors import UpstreamError
+from dataplane.upstream.response import UpstreamResponse
+from events.clock import Clock
+from schemas.rpc import ObjectAnswer
+
+SMALL_ANSWER_BYTES = 256 * 1024
+"""Answers announced as no longer than this are read whole: one settlement, one write, and a clean refusal if they
+break off. Beyond it memory and the client's patience count for more."""
+
+REPLACED_ANSWER_BYTES = 1024 * 1024
+"""What is read of an answer that the client will not see."""
+
+
+class Relay:
+    """Relays answers and settles requests."""
+
+    def __init__(self, governor: Governor, clock: Clock) -> None:
+        self._governor = governor
+        self._clock = clock
+
+    async def answer(self, carriage: Carriage, response: UpstreamResponse) -> Answer:
+        """Relay one answer. Raises Ended if a refusal must go instead; the admission has ended either way."""
+        adapter, status = carriage.destination.adapter, response.status
+        carriage.status = status
+        try:
+            replaced = adapter.replaces(status, response.headers)
+            meter = adapter.meter(carriage.call, carriage.reading, status, response.headers)
+            if replaced is not None:
+                await self._read_aside(carriage, response, meter)
+                raise Ended(replaced)
+            events = _is_event_stream(response)
+            length = response.content_length
+            if not events and (response.complete or (length is not None and length <= SMALL_ANSWER_BYTES)):
+                return await self._whole(carriage, response, meter)
+            return await Streaming(
+                self.settle, self._governor, self._clock, carriage, response, meter, events=events
+            ).run()
+        except asyncio.CancelledError:
+            response.abort()
+            await self.settle(carriage, lost_outcome(carriage, "cancelled"))
+            raise
+
+    async def _whole(self, carriage: Carriage, response: UpstreamResponse, meter: Meter) -> Answer:
+        destination, exchange = carriage.destination, carriage.exchange
+        try:
+            body = await response.read(max(SMALL_ANSWER_BYTES, response.buffered_bytes))
+        except UpstreamError as error:
+            await self.settle(carriage, incomplete(carriage, meter, error.code))
+            raise Ended(answer_refusal(error)) from None
+        carriage.waited_ns = self._clock.elapsed_ns() - carriage.sent_ns
+        out = meter.feed(body) + meter.flush() if body else meter.flush()
+        await self.settle(carriage, meter.finish(complete=True))
+        scrubber = Scrubber((*destination.secrets, exchange.token))
+        headers = relayed_headers(carriage, response, scrubber)
+        keep_alive = keeps_alive(carriage.request)
+        if carriage.request.method == "HEAD" or response.status in BODILESS:
+            framing = _announced_length(response) if response.status not in BODILESS else b""
+            data = head(response.status, headers, framing, carriage.request, keep_alive=keep_alive)
+            return Answer(data, status=response.status, keep_alive=keep_alive)
+        return whole(response.status, headers, scrubber.whole(out), carriage.request, keep_alive=keep_alive)
+
+    async def _read_aside(self, carriage: Carriage, response: UpstreamResponse, meter: Meter) -> None:
+        """Read an answer for its meter alone, and settle."""
+        complete = True
+        try:
+            meter.feed(await response.read(REPLACED_ANSWER_BYTES))
+        except UpstreamError:
+            complete = False
+        await self.settle(carriage, meter.finish(complete=complete))
+
+    async def settle(self, carriage: Carriage, outcome: Outcome) -> None:
+        """Settle once; awaits only where a replayed answer's object must be looked up first."""
+        if outcome.replayed and outcome.object is not None:
+            outcome = await self._as_of_now(carriage, outcome)
+        now_ns = self._clock.elapsed_ns()
+        total_ns = now_ns - carriage.exchange.began_ns
+        waited_ns = carriage.waited_ns or (now_ns - carriage.sent_ns if carriage.sent_ns else 0)
+        self._governor.settle(
+            carriage.admission,
+            outcome,
+            status=carriage.status,
+            latency_us=total_ns // 1000,
+            overhead_us=max(0, total_ns - waited_ns) // 1000,
+            client_gone=carriage.client_gone or carriage.exchange.deserted,
+            idempotency=carriage.reading.idempotency,
+        )
+
+    async def _as_of_now(self, carriage: Carriage, outcome: Outcome) -> Outcome:
+        """A replayed answer shows its object as it was then. It counts only where the ledger knows less (rule S1)."""
+        assert outcome.object is not None  # noqa: S101 - the caller has looked; for the type checker
+        known = await self._governor.object(outcome.object.ref)
+        if not isinstance(known, ObjectAnswer):
+            # Nobody can say now: the earlier attempt stays as it is, held if its outcome is unknown.
+            return replace(outcome, object=None, replayed=False)
+        counted = known.counted_usd_nanos
+        admission, key = carriage.admission, carriage.reading.idempotency
+        earlier = self._governor.unknown_of(admission, key) if key else ""
+        if counted is None or (earlier and outcome.object.exposure_nanos > counted):
+            return outcome
+        return replace(outcome, object=None)
+
+
+def _is_event_stream(response: UpstreamResponse) -> bool:
+    for name, value in response.headers:
+        if name.lower() == b"content-type":
+            return value.lstrip().lower().startswith(b"text/event-stream")
+    return False
+
+
+def _announced_length(response: UpstreamResponse) -> bytes:
+    """The length that a HEAD answer announces, for its client to see."""
+    for name, value in response.headers:
+        if name.lower() == b"content-length":
+            return b"Content-Length: %b\r\n" % value
+    return b""
