@@ -149,7 +149,7 @@ class UpstreamClient:
                     connection = await pool.wait_turn()
                 if connection is None:
                     return await self._dial(pool)
-                if connection.usable(self._clock()) and not sent:
+                if connection.usable(self._clock()) and not sent and not self._closing:
                     return connection
                 connection.discard()
             raise self._closed(pool.origin)

@@ -14,18 +14,12 @@ is back to idle if the framing says so and every byte of the request has left; o
 which may forbid the sending, and then writes, with no await and no callback in between. The transport writes to the
 socket at once, within that call. A body larger than a slice follows slice by slice whenever the buffers
 are empty again; that needs no task, so an upload and an early answer never wait for each other.
-
-TLS runs over a transport of its own (`raw`), which is kept: only its buffer shows what has not reached the socket, and
-only pausing it stops the reading without losing what was already decrypted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import select
-import socket
-import ssl
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -42,6 +36,7 @@ from dataplane.upstream.request import Request
 from dataplane.upstream.response import UpstreamResponse
 from dataplane.upstream.settings import UpstreamSettings
 from dataplane.upstream.watchdog import Watchdog
+from dataplane.upstream.wire import Wire
 
 SLICE_BYTES = 256 * 1024
 """The most that is given to a transport at once: what a socket takes is sent, the rest is copied and buffered."""
@@ -74,16 +69,12 @@ class Connection(asyncio.Protocol):
         "_name",
         "_owner",
         "_parser",
-        "_poll",
-        "_raw",
-        "_read_paused",
         "_response",
         "_settings",
-        "_tls",
         "_total_deadline_s",
-        "_transport",
         "_unsent",
         "_watchdog",
+        "_wire",
         "_write_paused",
         "closed",
         "deadline_s",
@@ -99,13 +90,9 @@ class Connection(asyncio.Protocol):
         self._clock = clock
         self._watchdog = watchdog
         self._parser = ResponseParser(settings.max_header_bytes)
-        self._transport: asyncio.Transport | None = None
-        self._raw: asyncio.Transport | None = None
-        self._tls: ssl.SSLObject | None = None
-        self._poll: select.poll | None = None
+        self._wire: Wire | None = None
         self._response: UpstreamResponse | None = None
         self._unsent: memoryview | None = None
-        self._read_paused = False
         self._write_paused = False
         self._total_deadline_s = 0.0
         self.closed = False
@@ -121,15 +108,7 @@ class Connection(asyncio.Protocol):
 
     def attach(self, transport: asyncio.Transport, raw: asyncio.Transport) -> None:
         """Take the transports into use: `raw` is the TCP one, the same as `transport` without TLS."""
-        self._transport, self._raw = transport, raw
-        self._tls = transport.get_extra_info("ssl_object")
-        raw.set_write_buffer_limits(high=0)
-        if transport is not raw:
-            transport.set_write_buffer_limits(high=1, low=0)  # asyncio's TLS layer never resumes from a limit of 0
-        peer: socket.socket = raw.get_extra_info("socket")
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._poll = select.poll()
-        self._poll.register(peer.fileno(), select.POLLIN)
+        self._wire = Wire(transport, raw)
         if self.closed:  # it was discarded while the handshake ended
             transport.abort()
             return
@@ -138,26 +117,14 @@ class Connection(asyncio.Protocol):
     @property
     def opened(self) -> bool:
         """There is a transport, whose end will be told to the owner."""
-        return self._transport is not None
+        return self._wire is not None
 
     # Sending.
 
     def usable(self, now_s: float) -> bool:
-        """Whether a request can be sent now: open, not expired, nothing unsent, and nothing received unasked.
-
-        The last is asked of the system itself: a close or stray bytes that the loop has not seen yet would turn the
-        request into one with an unknown outcome. (A fresh TLS connection may have session tickets waiting.)
-        """
-        raw, poll = self._raw, self._poll
-        return (
-            not self.closed
-            and raw is not None
-            and poll is not None
-            and now_s < self.deadline_s
-            and not raw.is_closing()
-            and not raw.get_write_buffer_size()
-            and not (self.kept and poll.poll(0))
-        )
+        """Whether a request can be sent at this instant."""
+        wire = self._wire
+        return not self.closed and wire is not None and now_s < self.deadline_s and wire.ready(kept=self.kept)
 
     def start(
         self, request: Request, before_send: Callable[[], None], now_s: float, total_deadline_s: float
@@ -165,7 +132,8 @@ class Connection(asyncio.Protocol):
         """Ask `before_send`, then write. `usable` was true in the same stretch. If `before_send` raises, nothing
         was written and the connection is idle as before.
         """
-        assert self._transport is not None  # noqa: S101 - usable() said so; for the type checker
+        wire = self._wire
+        assert wire is not None  # noqa: S101 - usable() said so; for the type checker
         before_send()
         # The point of no return: from here on bytes of the request may have left.
         response = UpstreamResponse(self)
@@ -175,29 +143,32 @@ class Connection(asyncio.Protocol):
         self._set_deadline(now_s + self._settings.first_byte_timeout_s)
         body = request.body
         if len(body) <= SLICE_BYTES:
-            self._transport.write(request.head + body if body else request.head)
+            wire.transport.write(request.head + body if body else request.head)
         else:
             view = memoryview(body)
             self._unsent = view[SLICE_BYTES:]
-            self._transport.write(request.head + view[:SLICE_BYTES])
+            wire.transport.write(request.head + view[:SLICE_BYTES])
             self._pump()
         return response
 
     def _pump(self) -> None:
         """Give the transport slices of the body for as long as the socket takes them."""
-        while self._unsent is not None and not self._write_paused and not self.closed:
+        wire = self._wire
+        while self._unsent is not None and wire is not None and not self._write_paused and not self.closed:
             piece, rest = self._unsent[:SLICE_BYTES], self._unsent[SLICE_BYTES:]
             self._unsent = rest if len(rest) else None
-            assert self._transport is not None  # noqa: S101 - a request has begun; for the type checker
-            self._transport.write(piece)
+            wire.transport.write(piece)
 
     def pause_writing(self) -> None:
         self._write_paused = True
 
     def resume_writing(self) -> None:
         self._write_paused = False
-        if self._response is not None and not self._parser.head_done:
+        response = self._response
+        if response is not None and not self._parser.head_done:
             self._set_deadline(self._clock() + self._settings.first_byte_timeout_s)
+        elif response is not None:
+            self._keep_pace(response)
         self._pump()
 
     # Receiving.
@@ -225,9 +196,8 @@ class Connection(asyncio.Protocol):
     def _keep_pace(self, response: UpstreamResponse) -> None:
         """Read no further than the reader follows; while it is the reader who lags only the total time runs."""
         if response.buffered_bytes > self._settings.read_high_water_bytes:
-            if not self._read_paused and self._raw is not None:
-                self._read_paused = True
-                self._raw.pause_reading()
+            if self._wire is not None:
+                self._wire.pause_reading()
             self._set_deadline(self._total_deadline_s)
         else:
             self._set_deadline(self._clock() + self._settings.idle_timeout_s)
@@ -242,24 +212,14 @@ class Connection(asyncio.Protocol):
             response.keep_alive = False
 
     def resume(self, response: UpstreamResponse) -> None:
-        if self._read_paused and self._response is response:
-            self._resume_reading()
+        if self._response is response and self._wire is not None and self._wire.resume_reading():
             self._set_deadline(self._clock() + self._settings.idle_timeout_s)
 
-    def _resume_reading(self) -> None:
-        if self._read_paused and self._raw is not None:
-            self._read_paused = False
-            if not self._raw.is_closing():
-                self._raw.resume_reading()
-
     def eof_received(self) -> None:
-        """The stream has ended. Over TLS only close_notify makes that a proper end: without it anyone on the way
-        may have cut the stream off, and a body that lasts "until the end" is not complete.
-        """
-        response = self._response
+        response, wire = self._response, self._wire
         if response is None:
             self.discard()
-        elif (self._tls is None or _was_closed(self._tls)) and self._parser.feed_end():
+        elif wire is not None and wire.ended_properly() and self._parser.feed_end():
             self._finish(response)
         else:
             self._fail(self._lost_error("closed the connection"))
@@ -281,7 +241,8 @@ class Connection(asyncio.Protocol):
         if not reusable:
             self.close(at_once=not clean)
             return
-        self._resume_reading()
+        if self._wire is not None:
+            self._wire.resume_reading()
         hint_s = self._parser.keepalive_s
         self._await_use(self._settings.keepalive_s if hint_s is None else hint_s)
         self._owner.put(self)
@@ -298,8 +259,8 @@ class Connection(asyncio.Protocol):
         """The deadline has passed."""
         if self.closed:
             self.deadline_s = math.inf
-            if self._transport is not None:
-                self._abort_transport(self._transport)
+            if self._wire is not None:
+                self._wire.abort()
         elif self._response is None:
             self.close()
         elif now_s >= self._total_deadline_s:
@@ -319,25 +280,16 @@ class Connection(asyncio.Protocol):
     def close(self, *, at_once: bool = False) -> None:
         """Leave the pool and close the transport; without `at_once` what is buffered is still written."""
         self._unsent = None
-        if self._transport is not None:
+        if self._wire is not None:
             if at_once:
-                self._abort_transport(self._transport)
+                self._wire.abort()
             else:
-                self._transport.close()
+                self._wire.close()
         if not self.closed:
             self.closed = True
             self.deadline_s = self._clock() + _LINGER_S
             self._watchdog.watch(self.deadline_s)
             self._owner.leave(self)
-
-    def _abort_transport(self, transport: asyncio.Transport) -> None:
-        """At once; over TLS as the loop's next step, because we may be inside a call from the TLS layer, which then
-        stumbles over its own state and reports an error that is none.
-        """
-        if self._tls is None:
-            transport.abort()
-        else:
-            asyncio.get_running_loop().call_soon(transport.abort)
 
     def _fail(self, failure: UpstreamError) -> None:
         response, self._response = self._response, None
@@ -352,13 +304,3 @@ class Connection(asyncio.Protocol):
     def _set_deadline(self, deadline_s: float) -> None:
         self.deadline_s = min(deadline_s, self._total_deadline_s)
         self._watchdog.watch(self.deadline_s)
-
-
-def _was_closed(tls: ssl.SSLObject) -> bool:
-    """Whether the peer has sent close_notify. (Asyncio's TLS layer reports a bare end of the stream as one.)"""
-    try:
-        return not tls.read(1)
-    except ssl.SSLZeroReturnError:
-        return True
-    except ssl.SSLError:
-        return False

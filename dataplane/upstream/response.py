@@ -109,7 +109,8 @@ class UpstreamResponse:
             if not chunk:
                 return b"".join(parts)
             parts.append(chunk)
-            size = sum(map(len, parts)) if self.content_length is None else size
+            if self.content_length is None:
+                size += len(chunk)
         self.abort()
         raise BodyTooLarge(f"the answer's body exceeds {limit_bytes} bytes", sent=True)
 

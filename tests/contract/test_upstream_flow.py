@@ -308,10 +308,10 @@ async def test_it_takes_too_long_altogether() -> None:
 @on_both_loops
 async def test_a_lagging_reader_is_not_taken_for_an_idle_upstream() -> None:
     async with misbehaving(answering(framed("length"))) as server:
-        client = UpstreamClient(UpstreamSettings(read_high_water_bytes=HIGH_WATER, idle_timeout_s=0.05))
+        client = UpstreamClient(UpstreamSettings(read_high_water_bytes=HIGH_WATER, idle_timeout_s=0.2))
         response = await open_answer(client, server.origin)
         await eventually(lambda: response.buffered_bytes > HIGH_WATER)
-        await asyncio.sleep(0.3)  # six times the idle limit, with most of the body still to come
+        await asyncio.sleep(0.6)  # three times the idle limit, with most of the body still to come
         assert client.stats()[server.origin].open == 1
         assert await response.read(len(LARGE)) == LARGE
         await client.close()
@@ -320,7 +320,7 @@ async def test_a_lagging_reader_is_not_taken_for_an_idle_upstream() -> None:
 @on_both_loops
 async def test_a_reader_that_never_reads_is_ended_by_the_total_time() -> None:
     async with misbehaving(answering(framed("length"))) as server:
-        client = UpstreamClient(UpstreamSettings(read_high_water_bytes=HIGH_WATER, total_timeout_s=0.1))
+        client = UpstreamClient(UpstreamSettings(read_high_water_bytes=HIGH_WATER, total_timeout_s=0.5))
         response = await open_answer(client, server.origin)
         await eventually(lambda: client.stats()[server.origin].open == 0)
         with pytest.raises(TotalTimeout):
@@ -331,11 +331,14 @@ async def test_a_reader_that_never_reads_is_ended_by_the_total_time() -> None:
 @on_both_loops
 async def test_each_request_has_its_own_time() -> None:
     """Deadlines of one exchange do not reach into the next on the same connection."""
+    now_s = [0.0]
+    limits = UpstreamSettings(first_byte_timeout_s=200, idle_timeout_s=200, total_timeout_s=200, keepalive_s=1000)
     async with misbehaving(answering(PLAIN)) as server:
-        client = UpstreamClient(UpstreamSettings(first_byte_timeout_s=0.2, idle_timeout_s=0.2, total_timeout_s=0.2))
+        client = UpstreamClient(limits, clock=lambda: now_s[0])
         for _ in range(8):
             assert await (await open_answer(client, server.origin)).read(9) == b"ok"
-            await asyncio.sleep(0.05)
+            now_s[0] += 150
+            client._watchdog._fire()  # what its timer would do now
         assert len(server.peers) == 1
         await client.close()
 

@@ -1,7 +1,9 @@
 """Connections: how many, who waits, when they expire, and that none is ever lost."""
 
 import asyncio
+import os
 import random
+import socket
 from collections.abc import Sequence
 from functools import partial
 
@@ -135,6 +137,67 @@ async def test_a_cancelled_waiter_passes_its_turn_on(answer: bytes) -> None:
 
 
 @on_both_loops
+async def test_a_connection_that_dies_on_its_way_to_a_waiter_is_not_used() -> None:
+    """Answer and end of the stream arrive together; the waiter gets the connection between the two."""
+    go_on = asyncio.Event()
+
+    async def handle(peer: Peer) -> None:
+        await peer.request()
+        if peer.number == 0:
+            await go_on.wait()
+            own_end: socket.socket = peer.writer.get_extra_info("socket")
+            with socket.socket(fileno=os.dup(own_end.fileno())) as raw:
+                raw.send(PLAIN)
+                raw.shutdown(socket.SHUT_WR)
+        else:
+            await peer.send(PLAIN)
+        await peer.until_closed()
+
+    async with misbehaving(handle) as server:
+        client = UpstreamClient(UpstreamSettings(max_connections=1))
+        first = asyncio.create_task(get(client, server.origin))
+        await eventually(lambda: server.requests)
+        second = asyncio.create_task(get(client, server.origin))
+        await eventually(lambda: client.stats()[server.origin].waiting == 1)
+        go_on.set()
+        assert (await first, await second) == (b"ok", b"ok")
+        assert [request.peer for request in server.requests] == [0, 1]
+        await client.close()
+
+
+@on_both_loops
+async def test_a_second_sending_in_a_full_pool_still_uses_a_fresh_connection() -> None:
+    """While it waits in line the request is offered a connection that has carried others, and does not take it."""
+    go_on = asyncio.Event()
+
+    async def handle(peer: Peer) -> None:
+        while True:
+            request = await peer.request()
+            if request.line.startswith(b"GET") and peer.number == 0:
+                await go_on.wait()
+                return
+            await peer.send(PLAIN)
+
+    async with misbehaving(handle) as server:
+        client = UpstreamClient(UpstreamSettings(max_connections=1))
+        assert await get(client, server.origin) == b"ok"
+        again = asyncio.create_task(client.send(server.origin, "GET", b"/", [], b"", before_send=nothing))
+        await eventually(lambda: len(server.requests) == 2)
+        other = asyncio.create_task(get(client, server.origin))
+        await eventually(lambda: client.stats()[server.origin].waiting == 1)
+        go_on.set()
+        assert await other == b"ok"
+        assert await (await again).read(9) == b"ok"
+        assert [(request.line[:4], request.peer) for request in server.requests] == [
+            (b"POST", 0),
+            (b"GET ", 0),
+            (b"POST", 1),
+            (b"GET ", 2),
+        ]
+        await client.close()
+
+
+@on_both_loops
 async def test_idle_connections_expire() -> None:
     async with misbehaving(answering(PLAIN)) as server:
         client = UpstreamClient(UpstreamSettings(keepalive_s=0.05))
@@ -155,6 +218,7 @@ async def test_an_expired_connection_is_not_used_even_if_no_timer_has_run() -> N
             now_s[0] += passed_s
             assert await get(client, server.origin) == b"ok"
             assert len(server.peers) == connections
+            assert client.stats()[server.origin] == (1, 1, 0)
         await client.close()
 
 
@@ -384,10 +448,10 @@ async def test_close_ends_everything_and_nothing_starts_afterwards() -> None:
 async def test_close_with_grace_lets_answers_end() -> None:
     handler = Gated()
     async with misbehaving(handler) as server:
-        client = UpstreamClient(UpstreamSettings())
+        client = UpstreamClient(UpstreamSettings(keepalive_s=1000))
         task = asyncio.create_task(get(client, server.origin))
         await eventually(lambda: handler.arrived == 1)
-        closing = asyncio.create_task(client.close(grace_s=10))
+        closing = asyncio.create_task(client.close(grace_s=1000))
         await asyncio.sleep(0)
         with pytest.raises(ClientClosed):
             await get(client, server.origin)
@@ -417,6 +481,27 @@ async def test_close_while_dialling() -> None:
             await task
         assert not caught.value.sent
         assert client.stats()[origin] == (0, 0, 0)
+
+
+@on_both_loops
+async def test_a_dial_that_succeeds_while_closing() -> None:
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:  # close() has begun
+            return ["127.0.0.1"]
+        return []
+
+    async with misbehaving(answering(PLAIN)) as server:
+        client = UpstreamClient(UpstreamSettings(), resolve=resolve)
+        origin = Origin("http", "vendor.test", server.port)
+        task = asyncio.create_task(get(client, origin))
+        await eventually(lambda: origin in client.stats())
+        await client.close(grace_s=1000)
+        with pytest.raises(ClientClosed) as caught:
+            await task
+        assert not caught.value.sent
+        assert server.requests == []
 
 
 @on_both_loops

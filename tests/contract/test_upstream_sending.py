@@ -267,7 +267,7 @@ async def test_no_second_sending_after_a_time_out() -> None:
         await peer.until_closed()
 
     async with misbehaving(handle) as server:
-        client, gate = UpstreamClient(UpstreamSettings(first_byte_timeout_s=0.1)), Gate()
+        client, gate = UpstreamClient(UpstreamSettings(first_byte_timeout_s=0.5)), Gate()
         await post(client, server.origin)
         with pytest.raises(FirstByteTimeout):
             await client.send(server.origin, "GET", b"/", [], b"", before_send=gate)

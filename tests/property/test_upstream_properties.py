@@ -5,7 +5,7 @@ from contextlib import suppress
 from itertools import pairwise
 
 import httptools
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataplane.upstream import RESERVED_HEADERS, Origin, RequestInvalid, UpstreamError
@@ -16,6 +16,8 @@ from dataplane.upstream.request import encode_request
 TOKEN = st.text(alphabet="abcXYZ019-_", min_size=1, max_size=12).map(str.encode)
 VALUE = st.binary(max_size=20).map(lambda raw: bytes(b for b in raw if b == 9 or 0x20 <= b != 0x7F).strip(b" \t"))
 SAFE_NAME = TOKEN.filter(lambda name: name.lower() not in RESERVED_HEADERS | {b"keep-alive"})
+
+UNHURRIED = settings(deadline=None)  # nothing here is about speed
 
 
 class Taken:
@@ -65,6 +67,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
     return [data[a:b] for a, b in pairwise(edges) if b > a]
 
 
+@UNHURRIED
 @given(st.lists(st.tuples(answers(), st.lists(st.integers(0, 10_000), max_size=8)), min_size=1, max_size=4))
 def test_any_answers_in_any_pieces(exchanges: list[tuple[tuple[bytes, int, bytes], list[int]]]) -> None:
     parser = ResponseParser(64 * 1024)
@@ -85,11 +88,12 @@ def test_any_answers_in_any_pieces(exchanges: list[tuple[tuple[bytes, int, bytes
         assert (whole.head, whole.body) == (taken.head, taken.body)
 
 
+@UNHURRIED
 @given(st.lists(st.tuples(answers(), st.lists(st.integers(0, 10_000), max_size=8)), min_size=1, max_size=3))
 def test_heads_alone_in_any_pieces(exchanges: list[tuple[tuple[bytes, int, bytes], list[int]]]) -> None:
     parser = ResponseParser(64 * 1024)
     for (wire, status, _), places in exchanges:
-        final = wire.rindex(b"HTTP/1.1")
+        final = wire.index(b"HTTP/1.1 %d Why" % status)
         head = wire[: wire.index(b"\r\n\r\n", final) + 4]
         taken = Taken()
         parser.begin(taken, head_only=True)
@@ -101,6 +105,7 @@ def test_heads_alone_in_any_pieces(exchanges: list[tuple[tuple[bytes, int, bytes
         assert (taken.head[0], taken.body) == (status, b"")
 
 
+@UNHURRIED
 @given(st.binary(max_size=300), st.lists(st.integers(0, 400), max_size=4), st.booleans(), st.booleans())
 def test_noise_is_refused_or_waited_for(noise: bytes, places: list[int], prefixed: bool, head_only: bool) -> None:
     """Whatever comes, the only exceptions are ours, and what is delivered was on the wire."""
@@ -113,6 +118,7 @@ def test_noise_is_refused_or_waited_for(noise: bytes, places: list[int], prefixe
     assert len(taken.body) <= len(wire)
 
 
+@UNHURRIED
 @given(answers(), st.binary(min_size=1, max_size=30).filter(lambda raw: raw.strip(b"\r\n")))
 def test_bytes_after_the_end_never_reach_anybody(answer: tuple[bytes, int, bytes], stray: bytes) -> None:
     wire, status, body = answer
@@ -168,6 +174,7 @@ HOSTILE = st.one_of(
 )
 
 
+@UNHURRIED
 @given(
     method=st.sampled_from(["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]),
     target=st.one_of(HOSTILE, HOSTILE.map(lambda raw: b"/" + raw), st.just(b"/v1/x?y=z")),
@@ -191,6 +198,7 @@ def test_a_request_is_refused_or_is_exactly_the_one_meant(
     assert seen == [(b"Host", b"vendor.test"), *((name, value.strip(b" \t")) for name, value in headers), *own]
 
 
+@UNHURRIED
 @given(
     st.sampled_from(["http", "https"]),
     st.sampled_from(["api.stripe.com", "localhost", "127.0.0.1", "[::1]", "a-b_c.internal"]),

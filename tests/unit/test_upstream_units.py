@@ -13,6 +13,7 @@ from dataplane.upstream.framing import read_framing
 from dataplane.upstream.request import Request
 from dataplane.upstream.resolver import Resolver, system_resolve
 from dataplane.upstream.watchdog import Watchdog
+from dataplane.upstream.wire import Wire
 
 BAD_URLS = [
     "",
@@ -109,6 +110,7 @@ class Notes(asyncio.Transport):
         self.room = room
         self.buffered = 0
         self.sent = b""
+        self.limits: list[tuple[int | None, int | None]] = []
         self.socket, self.other_end = socket.socketpair()
         self.protocol: Connection | None = None
 
@@ -116,7 +118,7 @@ class Notes(asyncio.Transport):
         return self.socket if name == "socket" else default
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        assert high == 0
+        self.limits.append((high, low))
 
     def get_write_buffer_size(self) -> int:
         return self.buffered
@@ -250,6 +252,45 @@ async def test_deadlines_follow_the_exchange(bench: Bench) -> None:
     assert connection.deadline_s == 100 + 3600, "never beyond the total time"
     connection.data_received(b"x" * 140)
     assert connection.deadline_s == 3590 + 15
+
+
+async def test_buffers_hold_one_slice_at_most(bench: Bench) -> None:
+    assert bench.transport.limits == [(0, None)], "whatever the socket does not take pauses the upload"
+    assert bench.transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    over_tcp, tls = Notes([], 0), Notes([], 0)
+    wire = Wire(tls, over_tcp)
+    assert (over_tcp.limits, tls.limits) == ([(0, None)], [(1, 0)])
+    assert wire.ready(kept=True)
+    over_tcp.buffered = 1
+    assert not wire.ready(kept=True), "what TLS has handed down counts as unsent"
+    over_tcp.buffered = 0
+    over_tcp.other_end.send(b"ticket")
+    assert wire.ready(kept=False), "session tickets of a fresh connection are no reason"
+    assert not wire.ready(kept=True)
+    over_tcp.close()
+    assert not wire.ready(kept=False)
+    for notes in (over_tcp, tls):
+        notes.socket.close()
+        notes.other_end.close()
+
+
+async def test_an_answer_that_ends_while_reading_is_paused_leaves_a_connection_that_reads(bench: Bench) -> None:
+    """A TLS layer may still deliver what it had decrypted before the pause."""
+    bench.start()
+    bench.connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 200\r\n\r\n" + b"x" * 150)
+    bench.connection.data_received(b"x" * 50)
+    assert bench.log[-3:] == ["pause", "resume", "put"]
+
+
+async def test_a_long_upload_is_not_taken_for_an_idle_upstream() -> None:
+    bench = Bench(room=1)
+    bench.start(b"x" * SLICE_BYTES * 3)
+    bench.connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
+    assert bench.connection.deadline_s == 100 + 300
+    bench.clock.now_s += 200
+    bench.transport.drain()
+    assert bench.connection.deadline_s == 300 + 300
+    bench.close()
 
 
 async def test_a_polite_close_that_takes_too_long_becomes_an_abort(bench: Bench) -> None:
