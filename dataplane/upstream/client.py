@@ -101,7 +101,10 @@ class UpstreamClient:
             try:
                 response = connection.start(request, before_send, now_s, total_deadline_s)
             except BaseException:
-                pool.put(connection)
+                if connection.busy:  # not before_send's doing: something of the request may have been written
+                    connection.discard()
+                else:
+                    pool.put(connection)
                 raise
             try:
                 await response.wait_head()

@@ -119,6 +119,11 @@ class Connection(asyncio.Protocol):
         """There is a transport, whose end will be told to the owner."""
         return self._wire is not None
 
+    @property
+    def busy(self) -> bool:
+        """An exchange has begun and not ended."""
+        return self._response is not None
+
     # Sending.
 
     def usable(self, now_s: float) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from support.misbehaving_server import Peer, Received, answering, eventually, misbehaving, on_both_loops, silent
@@ -142,6 +142,20 @@ async def test_forbidden_sends_leave_the_connection_unused_in_the_pool() -> None
             assert client.stats()[server.origin] == (1, 1, 0)
         assert len(server.peers) == 1
         assert len(server.requests) == 2, "nothing of a forbidden request was written"
+        await client.close()
+
+
+@on_both_loops
+async def test_a_write_that_fails_for_our_own_fault_spoils_the_connection() -> None:
+    async with misbehaving(answering(PLAIN)) as server:
+        client = UpstreamClient(SETTINGS)
+        assert await post(client, server.origin) == b"ok"
+        not_bytes: Any = "text"
+        with pytest.raises(TypeError):
+            await post(client, server.origin, not_bytes)
+        assert client.stats()[server.origin] == (0, 0, 0), "no half-begun exchange lies in the pool"
+        assert await post(client, server.origin) == b"ok"
+        assert [request.peer for request in server.requests] == [0, 1]
         await client.close()
 
 
