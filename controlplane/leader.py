@@ -74,7 +74,7 @@ class Leader:
         passage = Passage()
         self._lane = Lane(taken.log, taken.encoder, self._fold_control)
         self._marks = Marks(self._lane, logs.nodes, passage, taken.name, taken.epoch, clock.wall_ns)
-        self._feed = Feed(taken.replica, bus, clock, taken.epoch, timing.feed_heartbeat_ms)
+        self.feed = Feed(taken.replica, bus, clock, taken.epoch, timing.feed_heartbeat_ms)
         self._suspender = Suspender(self.replica, self.execute, self._tasks)
         self.ledger = Ledger(
             taken.replica, self._lane, self._marks, bus, clock, timing, self._tasks, self._suspender.suspend
@@ -85,7 +85,7 @@ class Leader:
             taken.epoch,
         )  # fmt: skip
         self._view = BarrierView(taken.replica, takeover_ns=taken.since_ns, proof_ttl_ns=timing.proof_ttl_ms * MS)
-        self._rpc = Rpc(taken.replica, self.record, self._feed, self.ledger, self.membership, self._marks, bus, clock)
+        self._rpc = Rpc(taken.replica, self.record, self.feed, self.ledger, self.membership, self._marks, bus, clock)
         self.barrier = Barrier(
             taken.replica,
             self._view,
@@ -94,14 +94,12 @@ class Leader:
             clock,
             timing,
             self._tasks,
-            push=self._feed.push_from,
+            push=self.feed.push_from,
             fence=self.membership.fence,
             is_loading=self._rpc.is_loading,
         )
-        self._recorder = Recorder(taken.replica, checkpoints, taken.control_at, taken.nodes_at)
-        self._fold = NodeFold(
-            taken.replica, taken.nodes, passage, self._folded_node, self._folded_nodes, self._recorder
-        )
+        self.recorder = Recorder(taken.replica, checkpoints, taken.control_at, taken.nodes_at)
+        self._fold = NodeFold(taken.replica, taken.nodes, passage, self._folded_node, self._folded_nodes, self.recorder)
 
     # ------------------------------------------------------------ what the API and the tests see
 
@@ -137,7 +135,7 @@ class Leader:
         for run, name in (
             (self._fold.run(), "fold of the node logs"),
             (self._marks.run(), "marks"),
-            (self._feed.run(), "feed"),
+            (self.feed.run(), "feed"),
         ):
             self._tasks.forever(run, name)
         await self._lane.turn(lambda: (LeaderStarted(self.epoch, self._version),))
@@ -147,7 +145,7 @@ class Leader:
         for run, name in (
             (self.ledger.run(), "ledger"),
             (self.membership.watch(), "membership"),
-            (self._recorder.run(), "checkpoints"),
+            (self.recorder.run(), "checkpoints"),
         ):
             self._tasks.forever(run, name)
         await self._rpc.start()
@@ -160,7 +158,7 @@ class Leader:
         self.ledger.end()
         await self._taken.nodes.aclose()
         await self._taken.log.close(timeout_s=1.0)
-        await self._recorder.save()
+        await self.recorder.save()
 
     def _on_defect(self, task: str, error: BaseException | None) -> None:
         reason = "another control plane has taken over" if isinstance(error, NotLeading) else f"{task}: {error!r}"
@@ -232,12 +230,12 @@ class Leader:
     def _fold_control(self, message: Stored) -> None:
         """An append of ours is stored: fold it, and tell everybody whom it concerns."""
         events = self.replica.apply_control(message)
-        self._recorder.control_folded(message)
+        self.recorder.control_folded(message)
         for event in events:
             if isinstance(event, NodeJoined):
                 self._view.joined(self.state.nodes[event.incarnation])
         self.ledger.control_folded(message.sequence, events)
-        self._feed.project(message.sequence, events)
+        self.feed.project(message.sequence, events)
         self.barrier.progressed()
 
     def _folded_node(self, folded: Folded) -> None:

@@ -162,6 +162,10 @@ class Budget:
         found = self.open.get(request_id)
         return Amounts(*found.bound) if found is not None and found.unknown else None
 
+    def unknown_outcomes(self) -> int:
+        """How many requests are of unknown outcome, reconciled ones left out."""
+        return sum(1 for request in self.open.values() if request.unknown and request.counted is None)
+
     def object(self, ref: str) -> TrackedObject | None:
         """What is counted for a vendor's object; None if no answer has mentioned it (lately)."""
         return self.objects.get(ref)
