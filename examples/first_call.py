@@ -42,11 +42,11 @@ print(f"charged:  {intent.id} {intent.status}, $7.00")
 try:
     client.v1.payment_intents.create(charge)
 except stripe.CardError as error:
-    print(f"refused:  {error.code}: {error.user_message}")
+    print(f"refused:  {error.error.code}: {error.user_message}")
 
 # 4. The operator pulls the plug. When this returns, no node forwards another request with the key.
 control("DELETE", f"/v1/keys/{key['id']}")
 try:
     client.v1.payment_intents.retrieve(intent.id)
 except stripe.AuthenticationError as error:
-    print(f"revoked:  {error.code}: {error.user_message}")
+    print(f"revoked:  {error.error.code}: {error.user_message}")
