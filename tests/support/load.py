@@ -65,9 +65,12 @@ async def charges_at_once(url: str, token: str, cents: int, count: int) -> Load:
 class Chargers:
     """Clients that charge one after another until told to stop."""
 
-    def __init__(self, url: str, token: str, *, clients: int, cents: int = 1, most: int = 20_000) -> None:
+    def __init__(
+        self, url: str, token: str, *, clients: int, cents: int = 1, most: int = 20_000, pause_s: float = 0.0
+    ) -> None:
         self._url, self._token, self._cents = url, token, cents
         self._clients = clients
+        self._pause_s = pause_s
         self._left = most
         self.load = Load()
         self._stopped = asyncio.Event()
@@ -91,3 +94,5 @@ class Chargers:
         while not self._stopped.is_set() and self._left > 0:
             self._left -= 1
             self.load.answers.append(await charge(self._session, self._url, self._token, self._cents))
+            if self._pause_s:
+                await asyncio.sleep(self._pause_s)
