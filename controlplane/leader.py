@@ -35,7 +35,8 @@ from events.state.budget import Budget
 from events.state.control import ControlState
 from events.state.replica import Folded
 from events.state.tightening import tightens
-from events.types import By, ControlEvent, Fenced, LeaderStarted, NodeJoined
+from events.subjects import CONTROL_FENCE
+from events.types import By, ControlEvent, Fenced, LeaderStarted, Marked, NodeJoined
 from schemas.settings import MS, Timing
 
 T = TypeVar("T")
@@ -65,6 +66,7 @@ class Leader:
         self.name = taken.name
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._taken = taken
+        self._logs = logs
         self._clock = clock
         self._draw = draw
         self._timing = timing
@@ -146,9 +148,21 @@ class Leader:
             (self.ledger.run(), "ledger"),
             (self.membership.watch(), "membership"),
             (self.recorder.run(), "checkpoints"),
+            (self._watch_fence(), "fence"),
         ):
             self._tasks.forever(run, name)
         await self._rpc.start()
+
+    async def _watch_fence(self) -> None:
+        """Raises NotLeading once somebody has taken over. A leader with nothing to append would not notice, and would
+        go on to answer nodes and to keep standbys waiting.
+        """
+        follower = self._logs.control.read(after=self.epoch, subject_filter=CONTROL_FENCE, accept_trimmed=True)
+        try:
+            await follower.next_batch(1)
+        finally:
+            await follower.aclose()
+        raise NotLeading("another control plane has taken over")
 
     async def close(self) -> None:
         """Stop serving, keep a last checkpoint. What others wait for here, they ask of the next leader."""
@@ -199,21 +213,31 @@ class Leader:
     async def _record(
         self, decide: Callable[[ControlState, Figures, Moment], Decision[T] | CommandRefusal], by: By
     ) -> tuple[Decision[T], int, bool]:
-        """Returns the decision, the sequence of its last event, and whether it tightens."""
+        """Returns the decision, the sequence of its last event, and whether it tightens.
+
+        What records nothing (a refusal, a change that is there already) is proven by a mark: a leader that does not
+        know yet that another one has taken over would answer from a state that is over.
+        """
         if not self._leads:
             raise NotLeading("this control plane does not lead")
-        made: list[tuple[Decision[T], bool]] = []
+        made: list[tuple[Decision[T] | CommandRefusal, bool]] = []
 
         def turn() -> Sequence[ControlEvent]:
-            decision = decide(self.state, self.budget, Moment(self._clock.wall_ns(), self._draw, by))
-            if isinstance(decision, CommandRefusal):
-                raise CommandRefused(decision)
-            made.append((decision, any(tightens(self.state, event) for event in decision.events)))
-            return decision.events
+            verdict = decide(self.state, self.budget, Moment(self._clock.wall_ns(), self._draw, by))
+            events = () if isinstance(verdict, CommandRefusal) else verdict.events
+            made.append((verdict, any(tightens(self.state, event) for event in events)))
+            return events or (Marked(),)
 
-        done = await self._within_patience(self._lane.turn(turn))
-        decision, tightening = made[0]
-        return decision, done.sequence, tightening
+        while True:
+            done = await self._within_patience(self._lane.turn(turn))
+            verdict, tightening = made.pop()
+            if not isinstance(verdict, CommandRefusal) and verdict.events:
+                return verdict, done.sequence, tightening
+            if not done.proves:
+                continue  # the mark was stored by an earlier sending, which says nothing about now (L4)
+            if isinstance(verdict, CommandRefusal):
+                raise CommandRefused(verdict)
+            return verdict, 0, False
 
     async def _within_patience(self, turn: Coroutine[Any, Any, Done]) -> Done:
         """The turn goes on if the time is over: an append is never abandoned."""
