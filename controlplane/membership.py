@@ -40,6 +40,9 @@ MAX_TEXT = 128
 TICKS = 12
 """Looks in one node_timeout. Silence is noticed that much late at most."""
 
+_LEVELS = {"stopped": logging.INFO, "replaced": logging.INFO}
+"""Reasons for a fence that are everyday; any other one should be looked at."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -148,7 +151,7 @@ class Membership:
         slot = self._slot_of(incarnation)
         if slot is None:
             return
-        _log.warning("fencing %s: %s", incarnation, reason)
+        _log.log(_LEVELS.get(reason, logging.WARNING), "fencing %s: %s", incarnation, reason)
         self.fenced += 1
         subject = node_fence(slot, incarnation)
         seq = await self._fences.write(self._nodes, subject, Fenced(incarnation, reason, self._epoch))
