@@ -10,16 +10,18 @@ import logging
 import os
 import secrets
 import socket
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
 
 from controlplane.api.app import build_api
 from controlplane.audit.reader import ClickHouseReader
-from controlplane.audit.store import Store
+from controlplane.audit.store import Store, StoreUnavailable
 from controlplane.bootstrap import admit_operator
 from controlplane.checkpoint_file import FileCheckpoints
 from controlplane.leader import Leader, lead
+from controlplane.log_watch import LogWatch
 from controlplane.metrics import ControlMetrics
 from controlplane.process import run_until_stopped, write_ready_mark
 from controlplane.process_settings import ControlProcess
@@ -31,6 +33,7 @@ from events.log.port import LogUnavailable
 from events.log.streams import control_stream, nodes_stream
 from events.messaging.clock import SystemClock
 from events.messaging.connection import NatsConnection, connect
+from events.subjects import CONTROL_STREAM, NODES_STREAM
 
 BACKLOG = 256
 """Connections waiting to be accepted: operators and their scripts, not agents."""
@@ -53,13 +56,15 @@ async def run_control(settings: ControlProcess) -> None:
     nats = await connect(settings.nats, name="ringfence control")
     store = Store(settings.clickhouse)
     try:
-        leader = await _lead(settings, nats, clock)
+        leader, logs = await _lead(settings, nats, clock)
+        watch = LogWatch(logs, leader.recorder, partial(_audited, store), leader.close_budget)
         try:
             await admit_operator(leader, settings.bootstrap_token_sha256)
             runner, port = await _serve(settings, leader, store, clock)
             try:
                 write_ready_mark(Path(settings.ready_mark), port=port)
-                await run_until_stopped({"leadership": _until_ended(leader)}, parent_pid=settings.parent_pid)
+                jobs = {"leadership": _until_ended(leader), "log watch": watch.run()}
+                await run_until_stopped(jobs, parent_pid=settings.parent_pid)
             finally:
                 await runner.cleanup()
         finally:
@@ -69,7 +74,7 @@ async def run_control(settings: ControlProcess) -> None:
         await nats.close()
 
 
-async def _lead(settings: ControlProcess, nats: NatsConnection, clock: Clock) -> Leader:
+async def _lead(settings: ControlProcess, nats: NatsConnection, clock: Clock) -> tuple[Leader, Logs]:
     """Take over, once nobody else leads. Waits for streams that do not answer yet."""
     timing = settings.settings.timing
     control = control_stream(settings.control_stream_bytes) if settings.control_stream_bytes else control_stream()
@@ -88,7 +93,7 @@ async def _lead(settings: ControlProcess, nats: NatsConnection, clock: Clock) ->
             # What was loaded stays; walking through it again and again would stall the ledger.
             gc.collect()
             gc.freeze()
-            return leader
+            return leader, logs
 
 
 async def _serve(settings: ControlProcess, leader: Leader, store: Store, clock: Clock) -> tuple[web.AppRunner, int]:
@@ -120,6 +125,16 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.bind((host, port))
     listener.setblocking(False)
     return listener
+
+
+async def _audited(store: Store) -> dict[str, int] | None:
+    """The audit records a block's boundaries before it writes the block: all before the newest one is written."""
+    try:
+        rows = await store.query("SELECT log, max(from_seq) FROM ringfence.blocks GROUP BY log")
+    except StoreUnavailable:
+        return None
+    streams = {"control": CONTROL_STREAM, "nodes": NODES_STREAM}
+    return {streams[log]: int(from_seq) for log, from_seq in rows if log in streams}
 
 
 async def _until_ended(leader: Leader) -> None:

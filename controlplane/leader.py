@@ -119,7 +119,13 @@ class Leader:
             return "another control plane leads, or this one is starting"
         if self._taken.log.stalled_ns() > self._timing.append_timeout_ms * MS:
             return f"the control log takes no appends ({self._taken.log.trouble})"
+        if self.ledger.core.closed:
+            return "the logs are above 90% full, so no budget is lent"
         return None
+
+    def close_budget(self, full: bool) -> None:  # noqa: FBT001 - the fact is the argument
+        """The logs are too full to admit more, or no longer."""
+        self.ledger.core.closed = full
 
     def node_statuses(self) -> Mapping[str, NodeStatus]:
         """What the fold of the node logs says, by incarnation."""

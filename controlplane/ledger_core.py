@@ -86,6 +86,8 @@ class LedgerCore:
         self._answered: OrderedDict[str, tuple[LeaseAsk, LeaseAnswer]] = OrderedDict()
         self._arrivals = 0
         self._movement: dict[str, tuple[int, int]] = {}
+        self.closed = False
+        """Nothing is lent: the logs are too full to admit more (rule L6)."""
         self.granted = self.refused = self.unavailable = 0
         """Answers given, for metrics."""
 
@@ -111,7 +113,7 @@ class LedgerCore:
         needs = tuple(parse_need(line, amount) for line, amount in ask.lines.items())
         if not all(self._lines.lendable(need, at.wall_ns) for need in needs):
             return LeaseAnswer(ask.ask_id, "window_turned", at.wall_ns)
-        if len(self._waiting) + len(self._ahead) >= MAX_WAITING:
+        if self.closed or len(self._waiting) + len(self._ahead) >= MAX_WAITING:
             self.unavailable += 1
             return LeaseAnswer(ask.ask_id, "unavailable", at.wall_ns)
         self._enter(ask, needs, at)

@@ -6,6 +6,7 @@ import logging
 from controlplane.checkpoints import CheckpointStore, Position, write_checkpoint
 from events.log.port import Stored
 from events.state.replica import Replica
+from events.subjects import CONTROL_STREAM, NODES_STREAM
 
 EVERY_S = 60.0
 AT_LEAST_MESSAGES = 5_000
@@ -23,6 +24,7 @@ class Recorder:
         self._control: Stored | Position = control_at
         self._nodes: Stored | Position = nodes_at
         self._saved = 0
+        self._saved_through = {CONTROL_STREAM: 0, NODES_STREAM: 0}
         self.failed = 0
         """Checkpoints that could not be written, for metrics; the one before stays."""
 
@@ -40,9 +42,14 @@ class Recorder:
             if self._folded() - self._saved >= AT_LEAST_MESSAGES:
                 await self.save()
 
+    def saved_through(self, stream: str) -> int:
+        """What the newest checkpoint that was written here has folded of a stream; 0 before the first."""
+        return self._saved_through[stream]
+
     async def save(self) -> None:
         """Write a checkpoint of this moment. A failure is logged: the next start folds more, and loses nothing."""
         folded = self._folded()
+        through = {CONTROL_STREAM: self._control.sequence, NODES_STREAM: self._nodes.sequence}
         data = write_checkpoint(self._replica, _position(self._control), _position(self._nodes))
         try:
             await self._store.save(data)
@@ -51,7 +58,8 @@ class Recorder:
             _log.error("no checkpoint could be written: %s", error)
             return
         self._saved = folded
-        _log.info("checkpoint of %d bytes at %d and %d", len(data), self._control.sequence, self._nodes.sequence)
+        self._saved_through = through
+        _log.info("checkpoint of %d bytes at %s", len(data), through)
 
     def _folded(self) -> int:
         return self._control.sequence + self._nodes.sequence

@@ -1,0 +1,292 @@
+"""Parts of the control plane by themselves: projector, checkpoints on disk, standby, fullness of the logs."""
+
+import asyncio
+import stat
+
+import pytest
+from sim.loop import run_virtual
+from support.control_rig import BY, START_WALL_NS, RigClock
+
+from controlplane.checkpoint_file import FileCheckpoints
+from controlplane.log_watch import EVERY_S, LogWatch
+from controlplane.projector import Catalogue, changed_ids, record_of
+from controlplane.standby import wait_for_silence
+from controlplane.suspender import wants_suspension
+from controlplane.takeover import Logs
+from events.log.memory import MemoryStream
+from events.messaging.memory import MemoryBus
+from events.state.control import ControlState
+from events.subjects import CONTROL_STREAM, FEED, NODES_STREAM, node_fence, node_log
+from events.types import (
+    AgentRegistered,
+    AgentRemoved,
+    AgentSuspended,
+    BudgetSet,
+    ControlEvent,
+    KeyIssued,
+    KeyRevoked,
+    KeySuspended,
+    KeyTokenRevoked,
+    LeaseGranted,
+    Marked,
+    NodeFenced,
+    NodeJoined,
+    OperatorTokenIssued,
+)
+from schemas.accounts import AccountCaps, Cap, Line
+from schemas.policy import AgentPolicy, BudgetPolicy, ClusterPolicy, KeyPolicy
+from schemas.settings import Timing
+
+HOUR_NS = 3_600 * 10**9
+CAPS = AccountCaps("key", "vk_1", (Cap("usd", "day", 5),))
+
+
+def key(key_id: str = "vk_1", expires_ns: int = START_WALL_NS + HOUR_NS, **fields: object) -> KeyIssued:
+    metadata = {"run_id": "r", "user": "u", "feature": "f", "other": "x"}
+    return KeyIssued(
+        key_id, BY, f"sha-{key_id}", "bot", START_WALL_NS, expires_ns, metadata=metadata, **fields,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def state_of(*events: ControlEvent) -> ControlState:
+    state = ControlState()
+    for seq, event in enumerate(events, start=1):
+        state.apply(seq, event)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("event", "ids"),
+    [
+        (key(), ["key:vk_1"]),
+        (key(caps=CAPS), ["key:vk_1", "budget:key:vk_1"]),
+        (KeySuspended("vk_1", BY), ["key:vk_1"]),
+        (KeyTokenRevoked("vk_1", "sha", BY), ["key:vk_1"]),
+        (AgentRegistered("bot", BY), ["agent:bot"]),
+        (AgentRemoved("bot", BY), ["agent:bot"]),
+        (BudgetSet(AccountCaps("team", "t"), BY), ["budget:team:t"]),
+        (NodeJoined("n1", "n1-x", 1, 0), ["cluster"]),
+        (NodeFenced("n1", "n1-x", "silent", 2), ["cluster"]),
+        (LeaseGranted("n1-x", {"l": 1}), []),
+        (Marked(), []),
+        (OperatorTokenIssued("op", "o", "admin", "sha", BY, 0), []),
+    ],
+)
+def test_which_records_an_event_changes(event: ControlEvent, ids: list[str]) -> None:
+    assert changed_ids([event, event]) == ids
+
+
+def test_records_are_the_folds() -> None:
+    state = state_of(
+        AgentRegistered("bot", BY, owner="team", rpm=5),
+        key(caps=CAPS, endpoints=("POST /v1/x",), tpm=7),
+        NodeJoined("n1", "n1-x", 1, 0),
+        NodeJoined("n2", "n2-x", 1, 0),
+        NodeFenced("n1", "n1-x", "silent", 2),
+        KeyRevoked("vk_1", BY),
+        AgentSuspended("bot", BY),
+    )
+    record = record_of(state, "key:vk_1")
+    assert isinstance(record, KeyPolicy)
+    assert (record.state, record.seq, record.run, record.user, record.feature) == ("revoked", 6, "r", "u", "f")
+    assert (record.tokens, record.endpoints, record.tpm) == (("sha-vk_1",), ("POST /v1/x",), 7)
+    agent = record_of(state, "agent:bot")
+    assert isinstance(agent, AgentPolicy)
+    assert (agent.state, agent.seq, agent.owner, agent.rpm) == ("suspended", 7, "team", 5)
+    budget = record_of(state, "budget:key:vk_1")
+    assert isinstance(budget, BudgetPolicy)
+    assert (budget.seq, budget.account) == (2, CAPS)
+    assert record_of(state, "cluster") == ClusterPolicy(5, 1)
+    assert record_of(state, "key:vk_unknown") is None
+
+
+def test_a_snapshot_in_chunks_meets_every_record_once() -> None:
+    state = state_of(*(key(f"vk_{number:03}") for number in range(50)), AgentRegistered("bot", BY))
+    catalogue = Catalogue(state)
+    found, cursor, chunks = [], "", 0
+    while True:
+        records, cursor = catalogue.chunk(cursor, START_WALL_NS, 1_000)
+        found += [record for record in records if isinstance(record, KeyPolicy)]
+        chunks += 1
+        if chunks == 3:  # a new key behind the cursor is in a later chunk; one before it is in a delta
+            for seq, late in ((60, "vk_999"), (61, "a_early")):
+                state.apply(seq, key(late))
+                catalogue.add([f"key:{late}"])
+        if not cursor:
+            break
+    assert chunks > 5
+    assert [record.id for record in found] == sorted({*(f"vk_{n:03}" for n in range(50)), "vk_999"})
+
+
+def test_tombstones_are_sent_until_long_after_expiry() -> None:
+    state = state_of(key(caps=CAPS), KeyRevoked("vk_1", BY))
+    catalogue = Catalogue(state)
+    for hours, kinds in ((0, {"KeyPolicy", "BudgetPolicy"}), (1.9, {"KeyPolicy", "BudgetPolicy"}), (2.1, set())):
+        records, _ = catalogue.chunk("", START_WALL_NS + int(hours * HOUR_NS), 10**6)
+        assert {type(record).__name__ for record in records} - {"ClusterPolicy"} == kinds, hours
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        (Line("key", "vk_s", "usd", "day", 0), True),
+        (Line("key", "vk_s", "requests", "hour", 0), True),
+        (Line("key", "vk_s", "requests", "total", 0), False),  # spent, not exhausted
+        (Line("key", "vk_r", "usd", "day", 0), False),
+        (Line("key", "vk_none", "usd", "day", 0), False),
+        (Line("agent", "bot", "usd", "day", 0), True),
+        (Line("agent", "other", "usd", "day", 0), False),
+        (Line("team", "bot", "usd", "day", 0), False),
+    ],
+)
+def test_who_wants_to_be_suspended(line: Line, wanted: bool) -> None:
+    state = state_of(
+        key("vk_s", on_exhausted="suspend"), key("vk_r"), AgentRegistered("bot", BY, on_exhausted="suspend")
+    )
+    assert wants_suspension(state, line) is wanted
+
+
+async def test_a_checkpoint_file_is_replaced_as_a_whole(tmp_path) -> None:
+    store = FileCheckpoints(tmp_path / "control")
+    assert await store.load() is None
+    await store.save(b"one")
+    await store.save(b"two")
+    assert await store.load() == b"two"
+    files = list((tmp_path / "control").iterdir())
+    assert [file.name for file in files] == ["checkpoint"]
+    assert stat.S_IMODE(files[0].stat().st_mode) == 0o600
+
+
+async def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path) -> None:
+    store = FileCheckpoints(tmp_path)
+    await store.save(b"one")
+    (tmp_path / "checkpoint.new").mkdir()  # as a disk error: the new file cannot be made
+    with pytest.raises(OSError, match=r"."):
+        await store.save(b"two")
+    assert await store.load() == b"one"
+
+
+# ---------------------------------------------------------------- standing by
+
+
+def test_with_no_leader_there_is_nothing_to_wait_for() -> None:
+    async def main() -> float:
+        await wait_for_silence(MemoryBus().client("cp"), RigClock(), Timing())
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(main()) == pytest.approx(1.0)
+
+
+def test_a_standby_waits_until_the_leader_has_been_silent_for_node_timeout() -> None:
+    async def main() -> float:
+        bus = MemoryBus()
+        leader = bus.client("old")
+
+        async def beat() -> None:
+            for _ in range(20):
+                await leader.publish(FEED, b"{}")
+                await asyncio.sleep(0.25)
+
+        beats = asyncio.create_task(beat())
+        await wait_for_silence(bus.client("new"), RigClock(), Timing())
+        await beats
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(main()) == pytest.approx(4.75 + 3.0)
+
+
+def test_a_standby_without_a_connection_hears_nothing_and_concludes_nothing() -> None:
+    async def main() -> float:
+        bus = MemoryBus()
+        mine = bus.client("new")
+        mine.set_connected(False)
+        waiting = asyncio.create_task(wait_for_silence(mine, RigClock(), Timing()))
+        await asyncio.sleep(10)
+        assert not waiting.done()
+        mine.set_connected(True)
+        await waiting
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(main()) == pytest.approx(13.0, abs=0.1)
+
+
+# ---------------------------------------------------------------- how full the logs are (L6)
+
+
+class Checkpointed:
+    def __init__(self) -> None:
+        self.saves = 0
+        self.through = 0
+
+    async def save(self) -> None:
+        self.saves += 1
+
+    def saved_through(self, stream: str) -> int:
+        return self.through if stream == NODES_STREAM else 0
+
+
+class Filling:
+    """A node stream of 10,000 bytes, and a watch over it."""
+
+    def __init__(self) -> None:
+        clock = RigClock()
+        self.control = MemoryStream(CONTROL_STREAM, now_ns=clock.wall_ns)
+        self.nodes = MemoryStream(NODES_STREAM, now_ns=clock.wall_ns, max_bytes=10_000)
+        self.checkpoints = Checkpointed()
+        self.audited: dict[str, int] | None = None
+        self.full: list[bool] = []
+        logs = Logs(self.control.port(), self.nodes.port())
+        self.watch = LogWatch(logs, self.checkpoints, self._audited, self.full.append)
+        self.nodes.store(node_fence("n1", "n1-x"), b"opened", None, None)
+
+    async def _audited(self) -> dict[str, int] | None:
+        return self.audited
+
+    def fill(self, share: float) -> None:
+        while self.nodes.state().full_share < share:
+            self.nodes.store(node_log("n1", "n1-x"), b"x" * 100, None, None)
+
+    async def looks(self, count: int) -> None:
+        task = asyncio.create_task(self.watch.run())
+        await asyncio.sleep(EVERY_S * count - EVERY_S / 2)
+        task.cancel()
+
+
+@pytest.mark.parametrize(
+    ("share", "checkpoint", "audit", "removed"),
+    [
+        (0.5, 30, 30, 0),  # not yet
+        (0.8, 30, 20, 18),  # the audit is behind
+        (0.8, 20, 30, 18),  # the checkpoint is behind
+        (0.8, 30, None, 0),  # the audit does not answer
+    ],
+)
+def test_trimming_goes_below_checkpoint_and_audit_and_never_to_fences(
+    share: float, checkpoint: int, audit: int | None, removed: int
+) -> None:
+    async def main() -> None:
+        world = Filling()
+        world.fill(share)
+        before = world.nodes.state().messages
+        world.checkpoints.through = checkpoint
+        world.audited = {NODES_STREAM: audit} if audit is not None else None
+        await world.looks(1)
+        assert before - world.nodes.state().messages == removed  # 2 to 19; 1 is the fence, 20 is named
+        assert world.nodes.last_on_subject(node_fence("n1", "n1-x")) is not None
+        assert world.full == [False]
+
+    run_virtual(main())
+
+
+def test_above_90_percent_nothing_more_is_admitted() -> None:
+    async def main() -> None:
+        world = Filling()
+        world.fill(0.95)
+        await world.looks(2)
+        assert world.full == [True, True]
+        assert world.checkpoints.saves == 1  # not at every look
+        world.nodes.trim("rf.node.log.>", 60)
+        await world.looks(1)
+        assert world.full[-1] is False
+
+    run_virtual(main())
