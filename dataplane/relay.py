@@ -106,7 +106,7 @@ class Relay:
             status=carriage.status,
             latency_us=total_ns // 1000,
             overhead_us=max(0, total_ns - waited_ns) // 1000,
-            client_gone=carriage.client_gone or carriage.exchange.deserted,
+            client_gone=carriage.client_gone or (carriage.cut is None and carriage.exchange.deserted),
             idempotency=carriage.reading.idempotency,
         )
 

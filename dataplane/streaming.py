@@ -180,6 +180,7 @@ class Streaming:
 
     async def _end_cut(self, refusal: Refusal) -> Answer:
         """Tell the client at once; then the books."""
+        self._carriage.cut = refusal
         if self._begun and not self._carriage.client_gone:
             request = self._carriage.request
             write(request, self._error_event(refusal))

@@ -30,8 +30,10 @@ def render(refusal: Refusal, status: int, request_id: str, body: dict[str, Any])
 
 
 def message(refusal: Refusal) -> str:
-    """What was wrong, then what to do: the one text that every SDK shows."""
-    return f"{refusal.message} {refusal.kind.remedy}"
+    """What was wrong, then what to do, as sentences: the one text that every SDK shows."""
+    text = refusal.message
+    stop = "" if text.endswith(".") else "."
+    return f"{text[:1].upper()}{text[1:]}{stop} {refusal.kind.remedy}"
 
 
 def extras(refusal: Refusal, request_id: str) -> dict[str, Any]:
