@@ -1,4 +1,5 @@
 import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
