@@ -1,9 +1,13 @@
 """The published tables say what the code says."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from controlplane.process_settings import AuditProcess, ControlProcess
+from dataplane.node_settings import NodeSettings
 from schemas.refusals import REFUSALS
 from schemas.settings import FxRates, PriceSettings, Timing, Upstream
 
@@ -33,3 +37,18 @@ def test_the_audits_columns_are_documented() -> None:
     assert len(views) == 6
     for view in views:
         assert f"`{view}`" in text
+
+
+def test_the_settings_files_of_the_deployment_page_are_accepted() -> None:
+    text = (DOCS / "DEPLOY.md").read_text()
+    kinds: dict[str, Any] = {"control": ControlProcess, "audit": AuditProcess, "proxy-n1": NodeSettings}
+    for name, kind in kinds.items():
+        found = re.search(rf"^## {name}\.json\n\n```json\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        assert found is not None
+        assert msgspec.json.decode(found.group(1), type=kind) is not None
+
+
+def test_every_page_is_reached_from_the_readme_or_another_page() -> None:
+    pages = {path.name for path in DOCS.glob("*.md")}
+    linked = "".join(path.read_text() for path in [DOCS.parent / "README.md", *DOCS.glob("*.md")])
+    assert sorted(page for page in pages if page not in linked) == []
