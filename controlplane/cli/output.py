@@ -10,6 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 
+UNCUT_CHARS = 10_000
+"""Into a pipe or file nothing is cut off: no row is as wide as this."""
+
+
 def print_json(value: Any) -> None:
     json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
     sys.stdout.write("\n")
@@ -30,7 +34,7 @@ def print_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, empty:
         table.add_row(*(Text(_cell(row.get(name))) for name in shown))
     console = Console()
     if not console.is_terminal:
-        console = Console(width=400)
+        console = Console(width=UNCUT_CHARS)
     console.print(table)
 
 

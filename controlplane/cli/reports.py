@@ -34,6 +34,8 @@ REQUEST_COLUMNS = (
     "refusal",
     "actual_usd",
 )
+CHANGE_COLUMNS = ("at", "event", "subject", "operator_name", "address", "reason")
+"""What a person reads; `--json` and `--csv` hold the details."""
 NODE_COLUMNS = ("slot", "incarnation", "state", "joined_at", "applied", "pid", "version")
 
 
@@ -67,6 +69,9 @@ def report(obj: Context, /, name: str, *, from_: str | None, as_csv: bool, as_js
         print_json(answer)
         return
     rows = answer["data"]
+    if name == "changes":
+        print_rows(rows, CHANGE_COLUMNS, empty="No changes in this span.")
+        return
     columns = [*[column for column in (rows[0] if rows else {}) if column not in FIGURES], *FIGURES]
     print_rows(rows, columns, empty="Nothing in this span.")
 
