@@ -19,6 +19,7 @@ from dataplane.core.access import Caller, allow, allow_model
 from dataplane.core.lines import must_be_bounded
 from dataplane.core.path import parse_target
 from dataplane.core.route import OwnRoute, Route
+from dataplane.core.scrub import carries_token, without_tokens
 from dataplane.dispatch import Dispatcher, Ended
 from dataplane.exchange import Carriage, Exchange
 from dataplane.governor import Admission, Governor, Wanted
@@ -39,6 +40,9 @@ MAX_RECORDED_CHARS = 256
 """Of a model's name in events: vendors' are shorter, and a caller chooses it."""
 
 _INTERNAL = refuse("internal", "the gateway failed; nothing more is known to the client")
+_MISPLACED_KEY = refuse(
+    "request_malformed", "a vault key stands in the path, the query or the body; send it as the credential alone"
+)
 _REPEATED_HOST = refuse("request_malformed", "the request names more than one Host")
 
 _log = logging.getLogger(__name__)
@@ -158,6 +162,8 @@ class Proxy:
         outgoing = adapter.rewrite(call, reading, caller[0].key.id, destination.credential)
         if isinstance(outgoing, Refusal):
             return outgoing
+        if carries_token(outgoing.target, outgoing.body, exchange.token):
+            return _MISPLACED_KEY
         return call, reading, outgoing, _wanted(exchange, caller, route, reading)
 
     async def _identify(
@@ -262,7 +268,7 @@ class Proxy:
                 status=_status(destination, refusal),
                 upstream=destination.name if destination is not None else "",
                 method=exchange.request.method[:16],
-                path=exchange.path,
+                path=without_tokens(exchange.path),
                 model=exchange.model,
                 client=exchange.client,
                 bound=exchange.bound,
@@ -319,5 +325,5 @@ def _wanted(exchange: Exchange, caller: tuple[Caller, bytes], route: Route, read
 def _recordable(model: str) -> str:
     """A model's name for events: bounded, and valid text whatever the caller sent."""
     if len(model) <= MAX_RECORDED_CHARS and model.isascii():
-        return model
-    return model[:MAX_RECORDED_CHARS].encode("utf-8", "replace").decode("utf-8")
+        return without_tokens(model)
+    return without_tokens(model[:MAX_RECORDED_CHARS].encode("utf-8", "replace").decode("utf-8"))

@@ -3,9 +3,15 @@
 Some vendors repeat credentials in answers and errors. Each is overwritten with as many asterisks, so lengths announced
 earlier stay true. In a stream a secret may be split between two chunks: the end of a chunk is held back only as long
 as it could be the beginning of a secret.
+
+On the way out a vault key is only ever a credential, which the adapter takes away. Where one stands in a path or a body
+the request is refused: it would be in the vendor's logs, and in ours.
 """
 
+import re
 from collections.abc import Iterable
+
+from schemas.ids import TOKEN_PREFIX
 
 MIN_SECRET_BYTES = 8
 """Shorter ones are placeholders of tests and local models; overwriting them would spoil ordinary words."""
@@ -68,3 +74,19 @@ def secrets_of(credential: str) -> tuple[bytes, ...]:
     whole = credential.encode("utf-8", "surrogateescape")
     _, colon, second = whole.partition(b":")
     return (whole, second) if colon else (whole,)
+
+
+_TOKEN = re.compile(TOKEN_PREFIX + r"[0-9A-Za-z]{16,}")
+_TOKEN_BYTES = TOKEN_PREFIX.encode("ascii")
+
+
+def without_tokens(text: str) -> str:
+    """A text for the record, with whatever looks like a vault key made unusable."""
+    return _TOKEN.sub(TOKEN_PREFIX + "***", text) if TOKEN_PREFIX in text else text
+
+
+def carries_token(target: bytes, body: bytes, token: bytes) -> bool:
+    """Whether a vault key would reach the vendor: any in the target, the caller's own in the body."""
+    if _TOKEN_BYTES in target and _TOKEN.search(target.decode("latin-1")) is not None:
+        return True
+    return bool(token) and token in body

@@ -403,11 +403,20 @@ async def test_new_credentials_serve_the_next_request(rig: ProxyRig) -> None:
 async def test_no_secret_is_in_events_logs_or_metrics(rig: ProxyRig, caplog: pytest.LogCaptureFixture) -> None:
     await rig.charge()
     await rig.call("GET", f"/stripe/v1/charges?key={TOKEN}", {"Authorization": "Bearer x"})
+    misplaced = [
+        await rig.call("GET", f"/stripe/v1/customers/cus_{TOKEN}", AUTH),
+        await rig.call("GET", f"/stripe/v1/charges?starting_after={TOKEN}", AUTH),
+        await rig.call("POST", "/stripe/v1/charges", {**AUTH, **FORM}, CHARGE + b"&description=" + TOKEN.encode()),
+        await rig.call("GET", f"/stripe/v1/customers/{TOKEN}", {}),
+    ]
+    assert [reply.refusal for reply in misplaced] == [*["request_malformed"] * 3, "unknown_key"]
     await rig.call("GET", f"/stripe/v1/../x?key={TOKEN}", {})
     await rig.call("POST", "/stripe/v1/charges", {**AUTH, **FORM}, b"amount=1&amount=2&key=" + TOKEN.encode())
     await rig.settled()
-    await until(lambda: len(rig.control.of(RequestRefused)) >= 2)
+    await until(lambda: len(rig.control.of(RequestRefused)) >= 4)
     seen = repr(rig.control.events()) + caplog.text + (await rig.call("GET", "/metrics")).body.decode()
     seen += repr(rig.destinations.by_name) + repr(rig.destinations.by_name["stripe"].settings)
     assert TOKEN not in seen
+    sent = b"".join(found.target.encode() + found.body + repr(found.headers).encode() for found in rig.vendor.received)
+    assert TOKEN.encode() not in sent
     assert CREDENTIAL not in seen
