@@ -107,6 +107,9 @@ class Barrier:
     def progressed(self) -> None:
         """The folds have moved on."""
         self._changed.set()
+        newest = self._lowered.newest_change
+        if newest and not self._view.standing(newest, self._clock.elapsed_ns()).unapplied:
+            self._lowered.confirmed(newest)
 
     async def _changes(self, timeout_ns: int | None = None) -> bool:
         """Wait for the folds to move on, or for a fence to become old enough. False: the time is over."""
@@ -141,7 +144,6 @@ class Barrier:
                 for older in done:
                     del self._open[older]
                 if done:
-                    self._lowered.confirmed(max(done))
                     self._changed.set()
                 return
 

@@ -29,14 +29,20 @@ class Lowered:
         """Whether any account is watched."""
         return bool(self._changed or self._overran)
 
+    @property
+    def newest_change(self) -> int:
+        """The sequence of the newest change that is watched; 0 if there is none."""
+        return max(self._changed.values(), default=0)
+
     def resume(self, applied_seq: int) -> None:
-        """Begin to lead: watch changes that some node may not have applied, and whatever is over-lent already."""
-        state, leases = self._replica.state, self._replica.budget.leases
-        for name, seq in state.budget_seqs.items():
-            if seq > applied_seq:
-                kind, _, account_id = name.partition(":")
+        """Begin to lead: watch changes that some node may not have applied, and whatever is over-lent already.
+
+        Whoever applied a change may still hold what was lent before it, so being applied is not enough.
+        """
+        for name, seq in self._replica.state.budget_seqs.items():
+            kind, _, account_id = name.partition(":")
+            if seq > applied_seq or self._too_much(kind, account_id):
                 self._changed[kind, account_id] = seq
-        self._overran = {(need.kind, need.account_id) for need in map(_any_need, leases.leased_lines())}
 
     def changed(self, kind: str, account_id: str, seq: int) -> None:
         """A BudgetSet was folded."""
@@ -47,7 +53,7 @@ class Lowered:
         self._overran |= accounts
 
     def confirmed(self, seq: int) -> None:
-        """The barrier is complete through `seq` on all nodes: what is not over-lent by now will not be."""
+        """All nodes act on `seq`: what is not over-lent by now will not be, and need not be watched any more."""
         if self._changed:
             self._changed = {
                 account: since for account, since in self._changed.items() if since > seq or self._too_much(*account)
@@ -80,7 +86,7 @@ class Lowered:
         for line in budget.leases.lines_of(kind, account_id):
             if budget.leases.leased(line) <= 0:
                 continue
-            need = _any_need(line)
+            need = parse_need(line, 1)
             room = self._lines.room(need)
             if room is not None and (room.free < 0 or self._is_stray(need)):
                 found.append(need)
@@ -90,7 +96,3 @@ class Lowered:
         """On a capped meter and window, but not on one of the account's windows."""
         found = self._lines.cap(need)
         return found is not None and not self._lines.exists(need, found[1])
-
-
-def _any_need(line: str) -> Need:
-    return parse_need(line, 1)

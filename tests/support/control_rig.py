@@ -62,11 +62,16 @@ class RigClock:
 
 
 class Gate:
-    """A client's way to a stream that a test can close: publishes wait, followers see nothing new."""
+    """A client's way to a stream that a test can close: publishes wait, followers see nothing new, or see it late.
+
+    `on_fence` is called when this client is about to fence the control log.
+    """
 
     def __init__(self) -> None:
         self.open = True
         self.blind = False
+        self.delay_s = 0.0
+        self.on_fence: Callable[[], None] | None = None
         self.fates: list[PublishFate] = []
         self._opened = asyncio.Event()
         self._opened.set()
@@ -79,10 +84,12 @@ class Gate:
 
     async def on_publish(self, subject: str, msg_id: str | None) -> PublishFate:
         await self._opened.wait()
+        if self.on_fence is not None and subject == subjects.CONTROL_FENCE:
+            self.on_fence()
         return self.fates.pop(0) if self.fates else PublishFate()
 
     def delivery_delay_s(self, sequence: int) -> float:
-        return float("inf") if self.blind else 0.0
+        return float("inf") if self.blind else self.delay_s
 
 
 class Rig:

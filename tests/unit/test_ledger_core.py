@@ -3,7 +3,10 @@
 import pytest
 from support.ledger_desk import T0_NS, Desk, line
 
-from controlplane.ledger_core import MAX_WAITING
+from controlplane.ledger_core import MAX_WAITING, LedgerCore
+from events.types import RequestAdmitted
+from schemas.amounts import Amounts
+from schemas.policy import Who
 from schemas.rpc import LeaseAsk
 
 HOUR_MS = 3_600_000
@@ -406,6 +409,14 @@ def test_too_many_asks_are_turned_away_at_once() -> None:
     assert d.ask("one more", "n1", 5) == "unavailable"
 
 
+def test_when_the_logs_are_too_full_nothing_more_is_lent() -> None:
+    d = desk()
+    d.core.closed = True
+    assert d.ask("r1", "n1", 5) == "unavailable"
+    d.core.closed = False
+    assert d.ask("r2", "n1", 5) == "waiting"
+
+
 # ---------------------------------------------------------------- ahead of need
 
 
@@ -546,6 +557,27 @@ def test_a_change_of_zone_lends_nothing_until_old_leases_are_back() -> None:
     assert d.core.lowered.clear(seq) is True
     d.step()
     assert d.outcome("r2") == "granted"
+
+
+def test_a_new_leader_watches_what_is_over_lent_and_what_is_not_applied() -> None:
+    d = desk(100)
+    d.ask("r1", "n1", 60)
+    d.step()
+    d.cap("key:k", 40)
+    over_lent = d.replica.control_seq
+    d.cap("key:j", 40)
+    unapplied = d.replica.control_seq
+    core = LedgerCore(d.replica, d.timing)  # as after a takeover
+    core.lowered.resume(over_lent)
+    assert core.lowered.lines() == {line("key:k")}
+    assert core.lowered.clear(over_lent) is False  # applied, but what was lent before is still out
+    d.give_back("n1", "key:k", 60)
+    assert core.lowered.clear(unapplied) is True
+    d.ask("r2", "n1", 30, "key:j")
+    d.step()
+    d.admit("x", "n2", 20, "key:none")  # without a lease: its node has not applied the cap
+    d.write("n2", RequestAdmitted("y", T0_NS, Who(key="j"), "u", "o", "GET", "/", Amounts(usd=20)))
+    assert core.lowered.clear(unapplied) is False
 
 
 # ---------------------------------------------------------------- P2, the whole of it
