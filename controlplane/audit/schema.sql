@@ -176,4 +176,4 @@ WHERE outcome = 'unknown';
 CREATE OR REPLACE VIEW ringfence.control_changes DEFINER = CURRENT_USER SQL SECURITY DEFINER AS
 SELECT at, seq, idx, type AS event, subject, operator, operator_name, address, reason, data AS details
 FROM ringfence.events
-WHERE log = 'control' AND type NOT IN ('LeaseGranted', 'LeaderStarted', 'NodeJoined', 'NodeFenced');
+WHERE log = 'control' AND type NOT IN ('LeaseGranted', 'LeaderStarted', 'NodeJoined', 'NodeFenced', 'FenceOpened', 'Fenced');

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-
 UNCUT_CHARS = 10_000
 """Into a pipe or file nothing is cut off: no row is as wide as this."""
 
