@@ -5,8 +5,6 @@ travels as `X-Ringfence-Refusal`. Statuses were chosen so that no official SDK r
 itself (docs/adr/0003-refusal-statuses.md); `cap_status` changes a cap's status per upstream.
 """
 
-
-
 from typing import Literal
 
 import msgspec

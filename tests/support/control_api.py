@@ -79,7 +79,9 @@ async def serving(logger: logging.Logger | None = None) -> AsyncIterator[Api]:
     clock = Clock()
     leader = FakeLeader(clock)
     audit = FakeAudit()
-    tokens: dict[str, str] = {role: leader.run(operators.issue(OperatorIssue(name=role, role=role))).token for role in ROLES}
+    tokens: dict[str, str] = {
+        role: leader.run(operators.issue(OperatorIssue(name=role, role=role))).token for role in ROLES
+    }
     statuses: dict[str, NodeStatus] = {}
     observed: list[tuple[str, str, int]] = []
     not_ready: list[str] = []
