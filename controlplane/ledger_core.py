@@ -145,7 +145,7 @@ class LedgerCore:
         overdue, wants_mark = self._overdue(at)
         answers += overdue
         doubtful = any(waiting.ask.ask_id in self._waiting for waiting in survey.doubtful)
-        recalls, again_ns = self._recalls.round(survey.lent_out | self.lowered.lines(), at.elapsed_ns)
+        recalls, again_ns = self._recalls.round(survey.lent_out, self.lowered.lines(), at.elapsed_ns)
         for waiting in self._waiting.values():  # in order of arrival, so the first is the first to be due
             due_ns = waiting.hard_ns if waiting.deadline_ns <= at.elapsed_ns else waiting.deadline_ns
             again_ns = due_ns if again_ns is None else min(again_ns, due_ns)

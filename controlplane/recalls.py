@@ -42,20 +42,29 @@ class Recalls:
         for line in lines:
             self._granted[incarnation, line] = now_ns
 
-    def round(self, wanted: Collection[str], now_ns: int) -> tuple[list[RecallOrder], int | None]:
-        """Whom to recall `wanted` lines from now, and when to look again (None: nothing is lent out)."""
+    def round(
+        self, wanted: Collection[str], excess: Collection[str], now_ns: int
+    ) -> tuple[list[RecallOrder], int | None]:
+        """Whom to recall lines from now, and when to look again (None: nothing is lent out).
+
+        `wanted`: somebody waits for these; nodes whose requests hold all of it are told too, now and then, or what
+        those leave over would serve whoever comes next at that node. `excess`: too much is lent of these.
+        """
         orders: dict[str, list[str]] = {}
         next_ns: int | None = None
-        for line in wanted:
+        for line in dict.fromkeys((*wanted, *excess)):
             self._tight_until[line] = now_ns + self._tight_ns
-            for incarnation in self._budget.leases.holders(line):
+            for incarnation, free in self._budget.leases.borrowers(line):
+                if free <= 0 and line not in wanted:
+                    continue
                 name = (incarnation, line)
-                last_ns = max(self._granted.get(name, -self._every_ns), self._recalled.get(name, -self._every_ns))
-                due_ns = last_ns + self._every_ns
+                every_ns = self._every_ns if free > 0 else self._tight_ns // 2
+                granted_ns = self._granted.get(name, -self._every_ns) + self._every_ns
+                due_ns = max(granted_ns, self._recalled.get(name, -every_ns) + every_ns)
                 if due_ns <= now_ns:
                     orders.setdefault(incarnation, []).append(line)
                     self._recalled[name] = now_ns
-                    due_ns = now_ns + self._every_ns
+                    due_ns = now_ns + every_ns
                 next_ns = due_ns if next_ns is None else min(next_ns, due_ns)
         self._forget(now_ns)
         return [RecallOrder(incarnation, tuple(lines)) for incarnation, lines in orders.items()], next_ns

@@ -91,6 +91,16 @@ class Leases:
             if (lease := leases.get(line)) is not None and lease.free > 0
         ]
 
+    def borrowers(self, line: str) -> list[tuple[str, int]]:
+        """Incarnations that did not return all that they were lent, and what they have free of it. Of one that has
+        nothing free, requests may still leave something over.
+        """
+        return [
+            (incarnation, lease.free)
+            for incarnation, leases in self._by_incarnation.items()
+            if (lease := leases.get(line)) is not None and lease.granted > lease.returned
+        ]
+
     def granted(self, incarnation: str, line: str) -> int:
         """Cumulative grants of the line to the incarnation."""
         lease = self._by_incarnation.get(incarnation, {}).get(line)
