@@ -60,9 +60,86 @@ def test_a_killed_process_runs_no_finally() -> None:
         await asyncio.sleep(1)
         process.kill()
         await asyncio.sleep(100)
+        assert seen == []
 
     run_virtual(main())
-    assert seen == []
+
+
+def test_what_a_paused_process_cancels_after_all_does_not_happen() -> None:
+    seen: list[str] = []
+
+    async def work(answer: "asyncio.Future[None]") -> None:
+        try:
+            async with asyncio.timeout(2):
+                await answer
+            seen.append("in time")
+        except TimeoutError:
+            seen.append("late")
+
+    async def main() -> None:
+        process = Process("p", loop())
+        answer: asyncio.Future[None] = loop().create_future()
+        process.run(work(answer))
+        await asyncio.sleep(0.5)
+        process.pause()
+        answer.set_result(None)
+        await asyncio.sleep(5)
+        process.resume()
+        await asyncio.sleep(1)
+        # The answer came first, and takes the timer back that is due as well.
+        assert seen == ["in time"]
+        assert not process.crashes
+
+    run_virtual(main())
+
+
+def test_a_fuse_stops_a_process_between_two_of_its_steps() -> None:
+    seen: list[tuple[str, int]] = []
+
+    async def work(name: str) -> None:
+        for number in range(10):
+            seen.append((name, number))
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        killed, paused = Process("killed", loop()), Process("paused", loop())
+        killed.fuse(4, killed.kill)
+        paused.fuse(3, paused.pause)
+        killed.run(work("killed"))
+        paused.run(work("paused"))
+        await asyncio.sleep(1)
+        assert [number for name, number in seen if name == "killed"] == [0, 1, 2]
+        assert [number for name, number in seen if name == "paused"] == [0, 1]
+        paused.resume()
+        await asyncio.sleep(1)
+        assert [number for name, number in seen if name == "paused"] == list(range(10))
+
+    run_virtual(main())
+
+
+def test_a_second_pause_keeps_what_the_first_has_gathered() -> None:
+    seen: list[float] = []
+
+    async def ticker() -> None:
+        while True:
+            await asyncio.sleep(1)
+            seen.append(loop().time())
+
+    async def main() -> None:
+        process = Process("p", loop())
+        process.run(ticker())
+        await asyncio.sleep(0.5)
+        process.pause()
+        await asyncio.sleep(1)
+        process.resume()
+        process.pause()
+        await asyncio.sleep(1)
+        assert seen == []
+        process.resume()
+        await asyncio.sleep(0.1)
+        assert seen == [2.5]
+
+    run_virtual(main())
 
 
 def test_futures_shared_between_processes_wake_only_the_living() -> None:

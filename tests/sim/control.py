@@ -1,0 +1,98 @@
+"""A control plane's machine: the real standby, takeover and leader, and the commands that operators send to it."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from sim.world import Machine, World
+
+from controlplane.checkpoints import MemoryCheckpoints
+from controlplane.errors import BarrierOpen, CommandRefused, LogUnavailable, NotLeading
+from controlplane.leader import Leader, lead
+from controlplane.standby import wait_for_silence
+from controlplane.takeover import Logs
+from events.types import By
+
+RESTART_S = 0.2
+"""A process that ended is started anew."""
+
+Answered = Callable[[Any], None]
+"""Called with a command's answer in the very step in which it is given."""
+
+
+class SimControl(Machine):
+    """Stands by, leads, ends, stands by again, as a supervised process does that is started anew each time."""
+
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__(world, name)
+        self.leader: Leader | None = None
+        self.checkpoints = MemoryCheckpoints()
+        self.ends: list[str] = []
+        self.alone = False
+        self._clock = world.clock(skew_ns=world.random.randrange(-200, 200) * 1_000_000)
+        self._at_once = False
+
+    def start(self, *, at_once: bool = False) -> None:
+        """Start a process. It takes over `at_once`, or when it hears no leader any more."""
+        self.leader = None
+        self._at_once = at_once or self.alone
+        self.boot(self._main)
+
+    def kill(self) -> None:
+        super().kill()
+        self.leader = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether it believes so, and can act on it."""
+        return self.running and self.leader is not None and self.leader.readiness() is None
+
+    def clock_ns(self) -> int:
+        """Its wall clock, by which windows turn."""
+        return self._clock.wall_ns()
+
+    async def _main(self) -> None:
+        world = self.world
+        control, nodes, bus = world.ports(self.name)
+        logs = Logs(control, nodes)
+        while True:
+            if not self._at_once:
+                await wait_for_silence(bus, self._clock, world.timing)
+            self._at_once = self.alone
+            try:
+                leader = await lead(logs, bus, self._clock, world.draw, world.timing, self.checkpoints, "sim")
+            except NotLeading:
+                self.ends.append("lost the race")
+                continue
+            self.leader = leader
+            world.observer.note(f"{self.name} LEADS as {leader.name}")
+            reason = await leader.ended
+            world.observer.note(f"{self.name} ENDS: {reason}")
+            self.ends.append(reason)
+            self.leader = None
+            await leader.close()
+            await asyncio.sleep(RESTART_S)
+
+    async def execute(self, decide: Any, by: By, answered: Answered, patience_s: float) -> Any:
+        """Carry a command out here. Raises what the leader raises; TimeoutError if there is no answer in time."""
+        leader = self.leader
+        if not self.alive or leader is None:
+            raise NotLeading(f"{self.name} does not lead")
+        end: asyncio.Future[Any] = self.world.loop.create_future()
+
+        async def run() -> None:
+            try:
+                answer = await leader.execute(decide, by)
+            except (CommandRefused, LogUnavailable, BarrierOpen, NotLeading) as error:
+                if not end.done():
+                    end.set_exception(error)
+                return
+            # From this step on whoever asked may rely on it, even if nobody listens any more.
+            answered(answer)
+            if not end.done():
+                end.set_result(answer)
+
+        assert self.process is not None
+        self.process.run(run(), "command")
+        async with asyncio.timeout(patience_s):
+            return await end

@@ -1,0 +1,163 @@
+"""The reckoning after a story, when nothing goes wrong any more: is all the money where the logs say?
+
+| check | how |
+|---|---|
+| the books | the leader's fold and the observer's have the same figures for every capped line |
+| the leases | the ledger thinks at least as much lent as nodes have free; what remains can be spent to the last unit |
+| the refusal | one unit more than what remains is refused, with 402 |
+| the vendor | moved no more than the books count |
+| replay (P5) | folding the logs anew, in two interleavings, gives the leader's state byte for byte |
+"""
+
+import asyncio
+
+from sim.cluster import Cluster
+from sim.traffic import Call
+from sim.vendor import Plan
+
+from events.log.port import Stored
+from events.state.budget_image import dump_budget
+from events.state.replica import Replica
+
+SETTLING_S = 1.5
+"""Longer than a line stays tight, so that the probes meet an ordinary state."""
+
+Tokens = dict[str, str]
+"""Tokens of the living keys, by id."""
+
+
+async def reckon(cluster: Cluster, tokens: Tokens) -> None:
+    await asyncio.sleep(SETTLING_S)
+    world = cluster.world
+    await _figures(cluster)
+    for number, (key_id, token) in enumerate(sorted(tokens.items())):
+        await _probe(cluster, key_id, token, number)
+    await _figures(cluster)
+    await _replay(cluster)
+    world.observer.check_vendor()
+
+
+async def _probe(cluster: Cluster, key_id: str, token: str, number: int) -> None:
+    """Everything that remains fits, one unit more does not. Of a key that a refusal has suspended there is no saying."""
+    observer = cluster.world.observer
+    node = cluster.nodes[number % len(cluster.nodes)]
+    # A node may repeat the last probe's refusal for a moment (rule G7).
+    await asyncio.sleep(1.5 * cluster.world.timing.exhausted_ttl_ms / 1000)
+    await _until_folded(cluster)
+    room = _room(cluster, key_id)
+    if room is None or _suspended(cluster, key_id):
+        return
+    if room > 0:
+        end = await node.call(Call(token, room, Plan(0, acts_s=0.001, answers_s=0.001)))
+        if end != "sent":
+            observer.blame(f"{room} remain for {key_id}, and a request for them ended with {end} at {node.name}")
+    end = await node.call(Call(token, max(0, room) + 1, Plan(0, acts_s=0.001, answers_s=0.001)))
+    if end not in {"cap_exhausted", "key_spent"}:
+        observer.blame(f"{room} remain for {key_id}, and a request for one more ended with {end} at {node.name}")
+
+
+def _suspended(cluster: Cluster, key_id: str) -> bool:
+    leading = cluster.leading
+    assert leading is not None
+    assert leading.leader is not None
+    return leading.leader.state.keys[key_id].state != "active"
+
+
+def _room(cluster: Cluster, key_id: str) -> int | None:
+    """Dollars that a request of this key could still take; 0 or less if none. None: nothing limits them."""
+    world = cluster.world
+    leader = cluster.leading
+    assert leader is not None
+    assert leader.leader is not None
+    state = leader.leader.state
+    agent = state.keys[key_id].agent
+    owner = state.agents[agent].owner
+    accounts = {f"key:{key_id}", f"agent:{agent}", f"team:{owner}", "org:default"}
+    rooms: list[int] = []
+    for line, cap in world.observer.capped_lines(leader.clock_ns()):
+        account, meter, _, _ = line.rsplit(":", 3)
+        if account not in accounts:
+            continue
+        settled, held = world.observer.line(line)
+        if meter == "usd":
+            rooms.append(cap - settled - held)
+        elif meter == "requests" and cap - settled - held < 1:
+            rooms.append(0)
+    singles = [
+        single
+        for (account, meter, window), history in world.observer.caps.items()
+        if account in accounts and (meter, window) == ("usd", "request")
+        if (single := history.versions[-1][1]) is not None
+    ]
+    return min((*rooms, *singles), default=None)
+
+
+async def _figures(cluster: Cluster) -> None:
+    """The fold and the observer agree, and no node has more than the ledger has lent it."""
+    await _until_folded(cluster)
+    leading = cluster.leading
+    assert leading is not None
+    assert leading.leader is not None
+    leader, observer = leading.leader, cluster.world.observer
+    for line, _ in observer.capped_lines(leading.clock_ns()):
+        figure = leader.budget.line(line, "UTC")
+        if (figure.settled, figure.held) != observer.line(line):
+            observer.blame(f"P5: the fold says {figure} of {line}, the logs say {observer.line(line)}")
+        free = sum(
+            incarnation.desk.book.free(line)
+            for node in cluster.nodes
+            if node.governor is not None and (incarnation := node.governor.node.incarnation) is not None
+        )
+        if free > figure.leased:
+            observer.blame(f"P1: nodes have {free} of {line}, the ledger has lent {figure.leased}")
+
+
+async def _until_folded(cluster: Cluster) -> None:
+    """Until nodes have written all they have to say, and the leader has folded it; heartbeats leave such moments."""
+    world = cluster.world
+    for _ in range(20_000):
+        leading = cluster.leading
+        written = all(node.governor is not None and node.governor.node.journal.settled for node in cluster.nodes)
+        if written and leading is not None and leading.leader is not None:
+            replica = leading.leader.replica
+            at = (replica.control_seq, replica.nodes.seq)
+            if at == (world.control.state().last_sequence, world.nodes.state().last_sequence):
+                return
+        await asyncio.sleep(0.001)
+    world.observer.blame("stuck: the leader's fold never catches up")
+
+
+async def _replay(cluster: Cluster) -> None:
+    await _until_folded(cluster)
+    leading = cluster.leading
+    assert leading is not None
+    assert leading.leader is not None
+    replica = leading.leader.replica
+    control, nodes = _messages(cluster)
+    forward, backward = Replica(), Replica()
+    for message in control:
+        forward.apply_control(message)
+    for message in nodes:
+        forward.apply_node(message)
+        backward.apply_node(message)
+    for message in control:
+        backward.apply_control(message)
+    observer = cluster.world.observer
+    if forward.dump() != replica.dump():
+        observer.blame(f"P5: replaying the logs gives another state than the leader's: {_difference(forward, replica)}")
+    if dump_budget(forward.budget) != dump_budget(backward.budget):
+        observer.blame("P5: the ledger depends on how the two logs are interleaved")
+
+
+def _messages(cluster: Cluster) -> tuple[list[Stored], list[Stored]]:
+    world = cluster.world
+    return tuple(  # type: ignore[return-value]  # two of them
+        list(stream.between(0, stream.state().last_sequence)) for stream in (world.control, world.nodes)
+    )
+
+
+def _difference(a: Replica, b: Replica) -> str:
+    """Where two images begin to differ, to look at."""
+    left, right = a.dump().decode(), b.dump().decode()
+    at = next((index for index, (x, y) in enumerate(zip(left, right, strict=False)) if x != y), len(left))
+    return f"...{left[max(0, at - 80) : at + 80]} | ...{right[max(0, at - 80) : at + 80]}"

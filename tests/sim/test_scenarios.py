@@ -1,0 +1,46 @@
+"""The protocol's fixed counter-examples, played with the real code (docs/PROTOCOL.md)."""
+
+import pytest
+from sim import scenes
+from sim.scene import Act, play
+
+ONE_CONTROL = [
+    scenes.a_duplicate_is_no_proof,
+    scenes.a_young_fence_blocks_the_next_barrier,
+    scenes.a_late_append_lands,
+    scenes.a_late_append_meets_its_fence,
+    scenes.both_hold_half,
+    scenes.a_grant_comes_after_its_recall,
+    scenes.a_lost_grant_is_asked_for_again,
+    scenes.a_deaf_node_relays,
+    scenes.an_unheard_node_relays,
+    scenes.a_stream_outlives_no_rejoin,
+    scenes.a_push_without_the_one_before,
+    scenes.a_key_is_issued_again_after_its_end,
+]
+
+TWO_CONTROLS = [
+    scenes.a_leader_dies_in_the_barrier,
+    scenes.a_stale_leader_feeds_a_new_node,
+    scenes.a_takeover_while_the_fold_lags,
+    scenes.an_idle_leader_is_deposed,
+    scenes.a_stale_leader_has_nothing_to_record,
+]
+
+
+@pytest.mark.parametrize("act", ONE_CONTROL, ids=lambda act: act.__name__)
+def test_scene(act: Act) -> None:
+    play(act)
+
+
+@pytest.mark.parametrize("act", TWO_CONTROLS, ids=lambda act: act.__name__)
+def test_scene_with_a_standby(act: Act) -> None:
+    play(act, controls=2)
+
+
+def test_two_standbys_at_once() -> None:
+    play(scenes.two_standbys_at_once, controls=3)
+
+
+def test_what_is_freed_belongs_to_who_asked_first() -> None:
+    play(scenes.what_is_freed_belongs_to_who_asked_first, nodes=3)
