@@ -32,8 +32,8 @@ MAX_DELTA_BYTES = 4 << 20
 MAX_UNSENT = 1_000
 """Deltas waiting for the bus; the oldest are dropped above it, which nodes notice as a gap."""
 
-CHUNK_BYTES = 512 << 10
-"""Of one chunk of a snapshot: a millisecond of work, so that asks and barriers do not wait behind a node's start."""
+CHUNK_BYTES = 128 << 10
+"""Of one chunk of a snapshot: 2 ms of work, so that asks and barriers do not wait behind a node's start."""
 
 
 class Recent(NamedTuple):

@@ -100,7 +100,7 @@ class Leader:
             fence=self.membership.fence,
             is_loading=self._rpc.is_loading,
         )
-        self.recorder = Recorder(taken.replica, checkpoints, taken.control_at, taken.nodes_at)
+        self.recorder = Recorder(taken.replica, checkpoints, clock, taken.control_at, taken.nodes_at)
         self._fold = NodeFold(taken.replica, taken.nodes, passage, self._folded_node, self._folded_nodes, self.recorder)
 
     # ------------------------------------------------------------ what the API and the tests see
