@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 
-from events.clock import Clock
 from events.messaging.port import Bus, Message
 from events.subjects import FEED
 from schemas.settings import MS, Timing
@@ -16,7 +15,7 @@ from schemas.settings import MS, Timing
 _log = logging.getLogger(__name__)
 
 
-async def wait_for_silence(bus: Bus, clock: Clock, timing: Timing) -> None:
+async def wait_for_silence(bus: Bus, timing: Timing) -> None:
     """Return when no leader has been heard for a while: at once, if there is none; after `node_timeout`, if one
     was there and went silent. A connection that was lost hears nobody, so it does not count.
     """
@@ -47,7 +46,7 @@ async def wait_for_silence(bus: Bus, clock: Clock, timing: Timing) -> None:
             heard.clear()
     finally:
         await subscription.unsubscribe()
-    _log.info("no leader was heard for %d ms, by %d", patience_ns // MS, clock.elapsed_ns())
+    _log.info("no leader was heard for %d ms", patience_ns // MS)
 
 
 async def _heard_within(heard: asyncio.Event, patience_ns: int) -> bool:

@@ -171,7 +171,7 @@ async def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path) 
 
 def test_with_no_leader_there_is_nothing_to_wait_for() -> None:
     async def main() -> float:
-        await wait_for_silence(MemoryBus().client("cp"), RigClock(), Timing())
+        await wait_for_silence(MemoryBus().client("cp"), Timing())
         return asyncio.get_running_loop().time()
 
     assert run_virtual(main()) == pytest.approx(1.0)
@@ -188,7 +188,7 @@ def test_a_standby_waits_until_the_leader_has_been_silent_for_node_timeout() -> 
                 await asyncio.sleep(0.25)
 
         beats = asyncio.create_task(beat())
-        await wait_for_silence(bus.client("new"), RigClock(), Timing())
+        await wait_for_silence(bus.client("new"), Timing())
         await beats
         return asyncio.get_running_loop().time()
 
@@ -200,7 +200,7 @@ def test_a_standby_without_a_connection_hears_nothing_and_concludes_nothing() ->
         bus = MemoryBus()
         mine = bus.client("new")
         mine.set_connected(False)
-        waiting = asyncio.create_task(wait_for_silence(mine, RigClock(), Timing()))
+        waiting = asyncio.create_task(wait_for_silence(mine, Timing()))
         await asyncio.sleep(10)
         assert not waiting.done()
         mine.set_connected(True)
