@@ -50,8 +50,11 @@ MAX_GRANTS = 1_000
 """Asks granted in one append: with four lines each they stay well below the size of one message."""
 
 
-MOVING_NS = 200 * MS
-"""Ten recalls: a line of which nothing came back for so long does not move."""
+MOVING_NS = 300 * MS
+"""Fifteen recalls: a line of which nothing came back, and nothing was taken, for so long does not move."""
+
+HARD_WAITS = 3
+"""No ask waits longer than so many times `lease_wait_ms`, whatever moves. A node's patience is the same."""
 
 
 class Answer(NamedTuple):
@@ -123,7 +126,7 @@ class LedgerCore:
         self._arrivals += 1
         patience_ns = self._timing.lease_wait_ms * MS
         deadline_ns = at.elapsed_ns + patience_ns
-        waiting = Waiting(ask, needs, self._arrivals, deadline_ns, deadline_ns + patience_ns)
+        waiting = Waiting(ask, needs, self._arrivals, deadline_ns, at.elapsed_ns + HARD_WAITS * patience_ns)
         ends = [end for need in needs if (end := self._lines.end_s(need)) is not None]
         waiting.turns_ns = min(ends) * NANOS_PER_S if ends else None
         self._waiting.pop(ask.ask_id, None)  # the same id with other lines comes anew

@@ -347,7 +347,7 @@ def test_at_its_deadline_an_ask_whose_money_is_coming_back_waits_on() -> None:
     d.ms += 500
     d.give_back("n1", "key:k", 10)
     d.step()
-    d.ms += 199
+    d.ms += 299
     d.step()
     assert d.outcome("r2") == "waiting"
     d.give_back("n1", "key:k", 80)
@@ -368,7 +368,7 @@ def test_money_that_stops_coming_back_ends_the_wait() -> None:
     d.ms += 590
     d.give_back("n1", "key:k", 10)
     d.step()
-    d.ms += 199
+    d.ms += 299
     d.step()
     assert d.outcome("r2") == "waiting"
     d.ms += 1
@@ -388,12 +388,12 @@ def test_at_its_deadline_an_ask_that_no_mark_has_judged_gets_one() -> None:
     assert d.outcome("r2") == "refused"
 
 
-def test_without_any_mark_an_ask_ends_at_twice_its_patience() -> None:
+def test_without_any_mark_an_ask_ends_at_three_times_its_patience() -> None:
     d = desk(100)
     d.ask("r1", "n1", 100)
     d.step()
     d.ask("r2", "n2", 100)
-    d.ms += 1_199
+    d.ms += 1_799
     assert d.step() is True
     assert d.core.look(d.at).again_ns <= (d.ms + 1) * 1_000_000
     d.ms += 1
