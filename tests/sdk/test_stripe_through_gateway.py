@@ -160,3 +160,28 @@ def test_identity_is_checked_against_the_keys_agent(stack: Stack) -> None:
     assert balance("name=identified-bot") == 200
     assert balance("name=somebody-else") == 403
     assert balance("name=identified-bot; name=x") == 400
+
+
+def test_a_shared_key_charges_the_agent_that_each_caller_declares(stack: Stack) -> None:
+    body = {"identity": "declared", "allow_unknown_agents": True, "vendor": "stripe", "total_usd_cap": "50.00"}
+    key = stack.control("POST", "/v1/keys", {"label": "shared", **body})
+    stack.control("PUT", "/v1/agents/declared-capped", {"owner": "declared-team"})
+    stack.control("PUT", "/v1/budgets/agent/declared-capped", {"daily_usd_cap": "5.00"})
+
+    def charge(identity: str, cents: int) -> Any:
+        options: Any = {"headers": {"X-Agent-Identity": identity}} if identity else {}
+        return client(stack, key["token"]).v1.payment_intents.create({"amount": cents, **CARD}, options)
+
+    assert charge("name=declared-new; purpose=trying", 300).status == "succeeded"
+    assert charge("name=declared-capped", 400).status == "succeeded"
+    with pytest.raises(stripe.CardError) as capped:
+        charge("name=declared-capped", 200)
+    assert code(capped.value) == "cap_exhausted"
+    with pytest.raises(stripe.StripeError) as nameless:
+        charge("", 100)
+    assert code(nameless.value) == "identity_required"
+    stack.settled_requests(4, key=key["id"])
+    rows = stack.control("GET", "/v1/reports/spend?group_by=agent&from=1h")["data"]
+    spent = {row["agent"]: row["settled_usd"] for row in rows}
+    assert (spent["declared-new"], spent["declared-capped"]) == ("3.00", "4.00")
+    assert stack.control("GET", "/v1/agents/declared-new")["purpose"] == "trying"
