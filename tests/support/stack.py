@@ -136,6 +136,7 @@ def running_stack(data_dir: Path, *, workers: int = 2, arguments: tuple[str, ...
         command += [f"--{name}-port", "0"]
     command += ["--workers", str(workers), *arguments]
     data_dir.mkdir(parents=True, exist_ok=True)
+    (data_dir / "endpoints.json").unlink(missing_ok=True)  # of a gateway that was killed
     log = data_dir / "up.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, cwd=data_dir)
