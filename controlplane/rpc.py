@@ -185,10 +185,13 @@ class Rpc:
         ask = msgspec.json.decode(payload, type=ObjectAsk)
         async with asyncio.timeout(MARK_TIMEOUT_S):
             await self._marks.pass_both()
-        known = self._replica.budget.object(ask.ref)
+        budget = self._replica.budget
+        known = budget.object(ask.ref)
+        earlier = budget.earlier_unknown(ask.idempotency, ask.request_id, self._clock.wall_ns())
         if known is None:
-            return ObjectAnswer(ask.ref)
-        return ObjectAnswer(ask.ref, known.counted, known.amount_minor, known.currency, known.key)
+            return ObjectAnswer(ask.ref, earlier_unknown=earlier)
+        counted = known.counted
+        return ObjectAnswer(ask.ref, counted, known.amount_minor, known.currency, known.key, earlier_unknown=earlier)
 
     async def _register(self, _: str, payload: bytes) -> msgspec.Struct:
         ask = msgspec.json.decode(payload, type=RegisterAsk)

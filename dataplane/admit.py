@@ -195,6 +195,7 @@ class Admitter:
             client=wanted.client,
             policy_seq=node.snapshot.position,
             stream=wanted.stream,
+            idempotency=wanted.idempotency,
         )
         try:
             admission.intent = incarnation.log.append_nowait((event,))

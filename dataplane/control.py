@@ -71,8 +71,8 @@ class ControlPlane:
     async def lease(self, ask: LeaseAsk, timeout_s: float) -> LeaseAnswer:
         return await self._call("ask", ask, self._lease.decode, timeout_s)
 
-    async def object(self, ref: str, timeout_s: float) -> ObjectAnswer:
-        return await self._call("object", ObjectAsk(ref), self._object.decode, timeout_s)
+    async def object(self, ask: ObjectAsk, timeout_s: float) -> ObjectAnswer:
+        return await self._call("object", ask, self._object.decode, timeout_s)
 
     async def register(self, ask: RegisterAsk, timeout_s: float) -> RegisterAnswer:
         return await self._call("register", ask, self._register.decode, timeout_s)

@@ -148,7 +148,6 @@ class Dispatcher:
             lost_outcome(carriage, error),
             latency_us=(self._clock.elapsed_ns() - carriage.exchange.began_ns) // 1000,
             client_gone=carriage.exchange.deserted,
-            idempotency=carriage.reading.idempotency,
         )
 
 

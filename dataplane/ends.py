@@ -30,9 +30,11 @@ class Ends:
         latency_us: int,
         overhead_us: int,
         client_gone: bool,
-        resolves: str,
     ) -> None:
-        """A request that was sent is over. Once: what comes later is ignored."""
+        """A request that was sent is over. Once: what comes later is ignored.
+
+        An answer that was replayed resolves whatever other attempts went before it, on this node or not (rule S1).
+        """
         if admission.state is State.ENDED:
             return
         settled = outcome.outcome == "settled"
@@ -52,7 +54,7 @@ class Ends:
             latency_us=latency_us,
             overhead_us=overhead_us,
             error=outcome.error,
-            resolves=resolves,
+            resolves=admission.wanted.idempotency if settled and outcome.replayed else "",
             client_gone=client_gone,
         )
         needs = admission.needs

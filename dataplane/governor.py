@@ -16,7 +16,6 @@ Each is handled in one step (dataplane.enforce, dataplane.leases) before anythin
 import asyncio
 import contextlib
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -44,7 +43,7 @@ from schemas.accounts import NANOS_PER_S, parse_line
 from schemas.identity import Identity
 from schemas.policy import KeyPolicy
 from schemas.refusals import Refusal, refuse
-from schemas.rpc import Grants, ObjectAnswer, Push, RegisterAsk, UsageAnswer
+from schemas.rpc import Grants, ObjectAnswer, ObjectAsk, Push, RegisterAsk, UsageAnswer
 from schemas.settings import Timing
 
 __all__ = ["AGAIN", "STALE", "Admission", "Governor", "Wanted"]
@@ -58,9 +57,6 @@ FORGET_EVERY_NS = 10 * NANOS_PER_S
 LINE_KEPT_NS = 26 * 3600 * NANOS_PER_S
 """After its window's end (reckoned in UTC) a line stays for a day and more: its account may turn in any zone, and a
 late message about it must still find its figures."""
-
-MAX_UNKNOWNS = 10_000
-"""Requests of unknown outcome remembered by their idempotency keys; vendors keep theirs for a day."""
 
 CLOSE_S = 5.0
 """At the end the log gets this long to take the last events."""
@@ -90,7 +86,6 @@ class Governor:
         self._slot = slot
         self._decode_push = msgspec.json.Decoder(Push).decode
         self._push: Subscription | None = None
-        self._unknowns: OrderedDict[tuple[str, str, str], str] = OrderedDict()
         self._forget_at_ns = 0
         self.defect: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -206,11 +201,17 @@ class Governor:
         """The caps that apply to a caller now."""
         return self._node.plan(caller)
 
-    async def object(self, ref: str) -> ObjectAnswer | Refusal:
-        """What the ledger has counted for a vendor's object."""
+    async def object(self, ref: str, replayed_to: Admission | None = None) -> ObjectAnswer | Refusal:
+        """What the ledger has counted for a vendor's object.
+
+        `replayed_to`: the request to which an answer about it was replayed, to learn of earlier attempts too.
+        """
+        ask = ObjectAsk(ref)
+        if replayed_to is not None:
+            ask = ObjectAsk(ref, replayed_to.wanted.idempotency, replayed_to.request_id)
         for _ in range(ASK_TRIES):
             with contextlib.suppress(Unanswered):
-                return await self._node.control.object(ref, ASK_TIMEOUT_S)
+                return await self._node.control.object(ask, ASK_TIMEOUT_S)
         return refuse("budget_unavailable", "what is counted for the object is not known now; nothing was sent")
 
     async def usage(self, key_id: str) -> UsageAnswer | Refusal:
@@ -281,18 +282,8 @@ class Governor:
         latency_us: int = 0,
         overhead_us: int = 0,
         client_gone: bool = False,
-        idempotency: str = "",
     ) -> None:
-        """The end of a request that was sent. `idempotency`: the client's idempotency key, "" if none."""
-        resolves = ""
-        if idempotency and admission.state is not State.ENDED:
-            place = (admission.wanted.upstream, admission.caller.key.id, idempotency)
-            if outcome.replayed:
-                resolves = self._unknowns.pop(place, "")
-            elif outcome.outcome == "unknown":
-                self._unknowns[place] = admission.request_id
-                if len(self._unknowns) > MAX_UNKNOWNS:
-                    self._unknowns.popitem(last=False)
+        """The end of a request that was sent."""
         self._ends.settle(
             admission,
             outcome,
@@ -300,13 +291,7 @@ class Governor:
             latency_us=latency_us,
             overhead_us=overhead_us,
             client_gone=client_gone,
-            resolves=resolves,
         )
-
-    def unknown_of(self, admission: Admission, idempotency: str) -> str:
-        """The earlier request of the same key with this idempotency key whose outcome is unknown; "" if none is."""
-        place = (admission.wanted.upstream, admission.caller.key.id, idempotency)
-        return self._unknowns.get(place, "")
 
     def release(self, admission: Admission, reason: str) -> None:
         """The end of a request of which not a byte was sent."""

@@ -51,7 +51,8 @@ class Incarnation:
 class Wanted(msgspec.Struct, frozen=True):
     """What a request asks of the governor, once the adapter has read it.
 
-    `digest`: SHA-256 of the token it came with. `stream`: the answer is relayed as a stream of events.
+    `digest`: SHA-256 of the token it came with. `stream`: the answer is relayed as a stream of events. `idempotency`:
+    digest of its idempotency key (dataplane.core.repeats), "" if it has none.
     """
 
     caller: Caller
@@ -65,6 +66,7 @@ class Wanted(msgspec.Struct, frozen=True):
     model: str = ""
     client: str = ""
     stream: bool = False
+    idempotency: str = ""
 
 
 class Admission:

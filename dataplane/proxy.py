@@ -18,8 +18,9 @@ from dataplane.answer import Answer, keeps_alive, whole
 from dataplane.core.access import Caller, allow, allow_model
 from dataplane.core.lines import must_be_bounded
 from dataplane.core.path import parse_target
+from dataplane.core.repeats import repeat_digest
 from dataplane.core.route import OwnRoute, Route
-from dataplane.core.scrub import carries_token, without_tokens
+from dataplane.core.scrub import misplaced_token, without_tokens
 from dataplane.dispatch import Dispatcher, Ended
 from dataplane.exchange import Carriage, Exchange
 from dataplane.governor import Admission, Governor, Wanted
@@ -40,9 +41,6 @@ MAX_RECORDED_CHARS = 256
 """Of a model's name in events: vendors' are shorter, and a caller chooses it."""
 
 _INTERNAL = refuse("internal", "the gateway failed; nothing more is known to the client")
-_MISPLACED_KEY = refuse(
-    "request_malformed", "a vault key stands in the path, the query or the body; send it as the credential alone"
-)
 _REPEATED_HOST = refuse("request_malformed", "the request names more than one Host")
 
 _log = logging.getLogger(__name__)
@@ -162,8 +160,8 @@ class Proxy:
         outgoing = adapter.rewrite(call, reading, caller[0].key.id, destination.credential)
         if isinstance(outgoing, Refusal):
             return outgoing
-        if carries_token(outgoing.target, outgoing.body, exchange.token):
-            return _MISPLACED_KEY
+        if where := misplaced_token(outgoing.target, outgoing.headers, outgoing.body, exchange.token):
+            return _misplaced(where)
         return call, reading, outgoing, _wanted(exchange, caller, route, reading)
 
     async def _identify(
@@ -181,6 +179,8 @@ class Proxy:
         if (refusal := self._governor.check_key(*found)) is not None:
             return refusal
         identity = exchange.request.headers.getall("X-Agent-Identity", ())
+        if any(without_tokens(said) != said for said in identity):
+            return _misplaced("X-Agent-Identity")
         caller = await self._governor.caller(found[0], identity)
         return caller if isinstance(caller, Refusal) else (caller, found[1])
 
@@ -273,7 +273,7 @@ class Proxy:
                 client=exchange.client,
                 bound=exchange.bound,
                 line=refusal.details.get("line", ""),
-                message=refusal.message,
+                message=without_tokens(refusal.message),
             )
         )
         return self._answer_refusal(exchange, refusal)
@@ -319,7 +319,12 @@ def _wanted(exchange: Exchange, caller: tuple[Caller, bytes], route: Route, read
         model=exchange.model,
         client=exchange.client,
         stream=reading.stream,
+        idempotency=repeat_digest(route.upstream, reading.account, caller[0].key.id, reading.idempotency),
     )
+
+
+def _misplaced(where: str) -> Refusal:
+    return refuse("request_malformed", f"a vault key stands in {where}; send it as the credential alone")
 
 
 def _recordable(model: str) -> str:

@@ -107,20 +107,17 @@ class Relay:
             latency_us=total_ns // 1000,
             overhead_us=max(0, total_ns - waited_ns) // 1000,
             client_gone=carriage.client_gone or (carriage.cut is None and carriage.exchange.deserted),
-            idempotency=carriage.reading.idempotency,
         )
 
     async def _as_of_now(self, carriage: Carriage, outcome: Outcome) -> Outcome:
         """A replayed answer shows its object as it was then. It counts only where the ledger knows less (rule S1)."""
         assert outcome.object is not None  # noqa: S101 - the caller has looked; for the type checker
-        known = await self._governor.object(outcome.object.ref)
+        known = await self._governor.object(outcome.object.ref, carriage.admission)
         if not isinstance(known, ObjectAnswer):
             # Nobody can say now: the earlier attempt stays as it is, held if its outcome is unknown.
             return replace(outcome, object=None, replayed=False)
         counted = known.counted_usd_nanos
-        admission, key = carriage.admission, carriage.reading.idempotency
-        earlier = self._governor.unknown_of(admission, key) if key else ""
-        if counted is None or (earlier and outcome.object.exposure_nanos > counted):
+        if counted is None or (known.earlier_unknown and outcome.object.exposure_nanos > counted):
             return outcome
         return replace(outcome, object=None)
 

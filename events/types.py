@@ -301,7 +301,8 @@ class RequestAdmitted(Fact, frozen=True, tag="RequestAdmitted/1"):
     """A request may go out: it holds `bound` in its accounts until it is settled or released.
 
     `at_ns`: the control plane's time at admission, which fixes its windows. `lines`: the capped lines that were
-    leased. Accounts follow from `who`: its key, agent, owner (team) and the organisation.
+    leased. Accounts follow from `who`: its key, agent, owner (team) and the organisation. `idempotency`: a digest of
+    whose idempotency key it carries to the vendor, "" if it carries none (rule S1); equal for repeats of one call.
     """
 
     request_id: str
@@ -318,6 +319,7 @@ class RequestAdmitted(Fact, frozen=True, tag="RequestAdmitted/1"):
     client: str = ""
     policy_seq: int = 0
     stream: bool = False
+    idempotency: str = ""
 
 
 class RequestRevalidated(Fact, frozen=True, tag="RequestRevalidated/1"):
@@ -354,8 +356,9 @@ class RequestSettled(Fact, frozen=True, tag="RequestSettled/1"):
 
     outcome `settled`: `actual` is what it cost, but for the meter of `object`, which is settled by difference.
     outcome `unknown`: no trustworthy answer; its bound stays held until reconciled or resolved.
-    `resolves`: the earlier request (same vendor account and idempotency key) whose unknown outcome this replayed
-    answer resolves (rule S1). Times are durations; `overhead_us` is the gateway's own share.
+    `resolves`: the vendor replayed this answer for the idempotency key of that digest (RequestAdmitted.idempotency),
+    so it resolves every other attempt under it whose outcome is unknown, or becomes so later (rule S1). Times are
+    durations; `overhead_us` is the gateway's own share.
     """
 
     request_id: str

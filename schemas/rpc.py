@@ -104,14 +104,20 @@ class LeaseAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ObjectAsk(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Method `object`: what is counted for a vendor's object, `ref` = `<upstream>/<account>/<object id>`."""
+    """Method `object`: what is counted for a vendor's object, `ref` = `<upstream>/<account>/<object id>`.
+
+    `idempotency`: set by request `request_id` whose answer was replayed, to learn of `earlier_unknown` too.
+    """
 
     ref: str
+    idempotency: str = ""
+    request_id: str = ""
 
 
 class ObjectAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """`counted_usd_nanos` is None for an object the ledger has never seen. `amount_minor`/`currency`: the
     object's own amount as last seen, for calls whose body does not repeat it (confirm, capture).
+    `earlier_unknown`: another attempt with the ask's idempotency key has no outcome yet (rule S1).
     """
 
     ref: str
@@ -119,6 +125,7 @@ class ObjectAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     amount_minor: int = 0
     currency: str = ""
     key: str = ""
+    earlier_unknown: bool = False
 
 
 class RegisterAsk(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -75,8 +75,9 @@ COLUMNS: dict[str, Any] = {
     "feature": "", "client": "", "upstream": "", "operation": "", "method": "", "path": "", "model": "",
     "status": 0, "outcome": "", "refusal": "", "message": "", "line": "", "count": 0, "bound_usd": Decimal(0),
     "actual_usd": Decimal(0), "refund_usd": Decimal(0), "object": "", "exposure_usd": Decimal(0), "meter": "",
-    "resolves": "", "input_tokens": 0, "output_tokens": 0, "cached_tokens": 0, "tool_calls": 0, "latency_us": 0,
-    "overhead_us": 0, "subject": "", "operator": "", "operator_name": "", "address": "", "reason": "", "data": "",
+    "idempotency": "", "resolves": "", "input_tokens": 0, "output_tokens": 0, "cached_tokens": 0, "tool_calls": 0,
+    "latency_us": 0, "overhead_us": 0, "subject": "", "operator": "", "operator_name": "", "address": "",
+    "reason": "", "data": "",
 }  # fmt: skip
 """Every column of the table in its order, with the value of an event that has nothing to say there."""
 
@@ -136,7 +137,7 @@ def _admitted(row: Row, event: RequestAdmitted) -> None:
     row.update(
         at=event.at_ns, request_id=event.request_id, client=event.client, upstream=event.upstream,
         operation=event.operation, method=event.method, path=event.path, model=event.model,
-        bound_usd=usd(event.bound.usd),
+        bound_usd=usd(event.bound.usd), idempotency=event.idempotency,
     )  # fmt: skip
 
 

@@ -57,7 +57,8 @@ CREATE TABLE IF NOT EXISTS ringfence.events
     object        String COMMENT 'reference of the vendor object that was settled',
     exposure_usd  Decimal(18, 9) COMMENT 'what that object has moved or may still move',
     meter         LowCardinality(String) COMMENT 'the meter of the object',
-    resolves      String COMMENT 'the earlier request whose unknown outcome this one resolves',
+    idempotency   String COMMENT 'digest of the idempotency key of an admitted request, equal for repeats of one call',
+    resolves      String COMMENT 'such a digest: the answer was replayed, and tells what other attempts under it did',
     input_tokens  UInt64,
     output_tokens UInt64,
     cached_tokens UInt64,
@@ -71,6 +72,7 @@ CREATE TABLE IF NOT EXISTS ringfence.events
     reason        String,
     data          String COMMENT 'the event as JSON, without digests of tokens',
     INDEX by_request request_id TYPE bloom_filter GRANULARITY 4,
+    INDEX by_idempotency idempotency TYPE bloom_filter GRANULARITY 4,
     INDEX by_object object TYPE bloom_filter GRANULARITY 4
 )
 ENGINE = MergeTree
@@ -104,11 +106,20 @@ SELECT
         countIf(e.type = 'RequestRefused') > 0, 'refused',
         countIf(e.type = 'RequestReconciled') > 0, 'settled',
         countIf(e.type = 'RequestSettled' AND e.outcome = 'settled') > 0, 'settled',
-        e.request_id IN (SELECT resolves FROM ringfence.events WHERE resolves != ''), 'settled',
         countIf(e.type = 'RequestReleased') > 0, 'released',
-        countIf(e.type = 'RequestSettled') > 0, 'unknown',
-        anyIf(e.actor, e.type = 'RequestAdmitted') IN (SELECT subject FROM ringfence.events WHERE type = 'Fenced'), 'unknown',
-        'open'
+        countIf(e.type = 'RequestSettled') = 0
+            AND anyIf(e.actor, e.type = 'RequestAdmitted') NOT IN (SELECT subject FROM ringfence.events WHERE type = 'Fenced'), 'open',
+        -- An answer replayed later for the same idempotency key told what it did; its cost stands there. Within a day
+        -- only: then vendors may forget the key, and the answer may be another execution's.
+        e.request_id IN (
+            SELECT a.request_id
+            FROM ringfence.events AS a
+            INNER JOIN (SELECT resolves, request_id, seq, idx, at FROM ringfence.events WHERE resolves != '') AS s
+                ON a.idempotency = s.resolves
+            WHERE a.idempotency IN (SELECT resolves FROM ringfence.events WHERE resolves != '')
+                AND a.request_id != s.request_id AND (s.seq, s.idx) > (a.seq, a.idx) AND s.at <= a.at + INTERVAL 24 HOUR
+        ), 'settled',
+        'unknown'
     ) AS outcome,
     max(e.refusal) AS refusal,
     anyIf(e.message, e.type = 'RequestRefused') AS message,

@@ -63,7 +63,8 @@ class Reading(msgspec.Struct, frozen=True):
     `reads_only`: it can cost nothing (bound 0). `model`: "" where the vendor has none. `stream`: the client asked
     for server-sent events. `wants`: reference of the vendor object whose counted exposure the bound needs.
     `params`: the parsed body for the adapter's own use (and later for policy rules). `idempotency`: the
-    client's idempotency key, "" if none. `inject_usage`: the adapter adds a usage report and strips it again.
+    client's idempotency key, "" if none. `account`: the vendor's account that the call switches to, "" for the
+    credential's own. `inject_usage`: the adapter adds a usage report and strips it again.
     """
 
     operation: str
@@ -73,6 +74,7 @@ class Reading(msgspec.Struct, frozen=True):
     wants: str = ""
     params: Any = None
     idempotency: str = ""
+    account: str = ""
     inject_usage: bool = False
 
     def __repr__(self) -> str:
@@ -118,7 +120,7 @@ class Outcome(msgspec.Struct, frozen=True):
     unknown (`incomplete`, `http_502`, `unpriced`, ...); "" if all went well.
     `replayed`: the vendor repeated the stored answer of an earlier attempt, which this answer resolves (rule S1).
     Its object is as it was *then*, so later calls may have changed it: keep `object` only if the ledger has never
-    counted it, or if the earlier attempt's outcome is unknown and the exposure is above what is counted.
+    counted it, or if an earlier attempt has no known outcome and the exposure is above what is counted.
     """
 
     outcome: Literal["settled", "unknown"]

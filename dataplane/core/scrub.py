@@ -4,12 +4,12 @@ Some vendors repeat credentials in answers and errors. Each is overwritten with 
 earlier stay true. In a stream a secret may be split between two chunks: the end of a chunk is held back only as long
 as it could be the beginning of a secret.
 
-On the way out a vault key is only ever a credential, which the adapter takes away. Where one stands in a path or a body
-the request is refused: it would be in the vendor's logs, and in ours.
+On the way out a vault key is only ever a credential, which the adapter takes away. Where one stands anywhere else the
+request is refused: it would be in the vendor's logs, and in ours.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from schemas.ids import TOKEN_PREFIX
 
@@ -85,8 +85,13 @@ def without_tokens(text: str) -> str:
     return _TOKEN.sub(TOKEN_PREFIX + "***", text) if TOKEN_PREFIX in text else text
 
 
-def carries_token(target: bytes, body: bytes, token: bytes) -> bool:
-    """Whether a vault key would reach the vendor: any in the target, the caller's own in the body."""
+def misplaced_token(target: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes, token: bytes) -> str:
+    """Where a vault key would reach the vendor, "" if nowhere: any in the target, the caller's own in the rest."""
     if _TOKEN_BYTES in target and _TOKEN.search(target.decode("latin-1")) is not None:
-        return True
-    return bool(token) and token in body
+        return "the query" if _TOKEN.search(target.partition(b"?")[0].decode("latin-1")) is None else "the path"
+    if not token:
+        return ""
+    for name, value in headers:
+        if token in value or token in name:
+            return "a header"
+    return "the body" if token in body else ""

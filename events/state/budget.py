@@ -6,6 +6,11 @@ What counts
     request whose incarnation was fenced, the hold stays until an answer resolves it or an operator reconciles
     it. A node's own word, when it comes at last, replaces the operator's figure.
 
+What a replayed answer resolves (rule S1)
+    Every other open request with the same idempotency key, on whatever node: at once if its outcome is unknown, else
+    as soon as it becomes so, for until then its lease still holds its bound. What the call did is counted where
+    the answer came, so nothing but the requests themselves is counted of those that it resolves.
+
 Two logs, any interleaving
     The control log brings grants, reconciliations, caps' changes and the time for pruning; the node log brings
     the rest. Each step here depends on the order within its own log at most, so that every interleaving of the
@@ -24,6 +29,7 @@ from events.state.buckets import Spot, hold, move
 from events.state.four import REQUESTS, ZERO, Four, four, minus, negative, only, over, plus, put
 from events.state.leases import Lease, Leases
 from events.state.objects import Charge, Objects, TrackedObject
+from events.state.repeats import Repeats
 from events.state.tally import Tally
 from events.types import (
     BudgetSet,
@@ -70,7 +76,10 @@ class Overruns(msgspec.Struct):
 
 
 class Open(msgspec.Struct, gc=False):  # it is in no cycle, and there may be very many
-    """An admitted request that has not ended. `counted`: an operator's figure, settled in place of the hold."""
+    """An admitted request that has not ended. `counted`: an operator's figure, settled in place of the hold.
+
+    `resolved`: an answer has told what its call did, so its hold ends should its own outcome become unknown.
+    """
 
     actor: str
     key: str
@@ -83,6 +92,8 @@ class Open(msgspec.Struct, gc=False):  # it is in no cycle, and there may be ver
     leases: tuple[Lease, ...]
     unknown: bool = False
     counted: Four | None = None
+    idempotency: str = ""
+    resolved: bool = False
 
 
 class Budget:
@@ -98,6 +109,8 @@ class Budget:
         self.reconciled: dict[str, Four] = {}
         self.attempts: dict[str, int] = {}
         """Highest attempt number of requests that were tried more than once and are not over."""
+        self.repeats = Repeats()
+        """Of `open`, whose idempotency keys it can be built from."""
         self._overran: set[tuple[str, str]] = set()
 
     # ------------------------------------------------------------ folding
@@ -170,6 +183,13 @@ class Budget:
         """What is counted for a vendor's object; None if no answer has mentioned it (lately)."""
         return self.objects.get(ref)
 
+    def earlier_unknown(self, idempotency: str, request_id: str, at_ns: int) -> bool:
+        """Whether another attempt with the key of that digest has no outcome yet, known or resolved.
+
+        It may be the one that the vendor has executed; without it, what a replay says was counted before.
+        """
+        return any(not self.open[name].resolved for name in self.repeats.others(idempotency, request_id, at_ns))
+
     def take_overran(self) -> set[tuple[str, str]]:
         """(kind, id) of accounts where a request cost more than its bound since the last call (rule G8)."""
         overran, self._overran = self._overran, set()
@@ -190,6 +210,9 @@ class Budget:
         hold(spot, bound)
         request = Open(actor, who.key, who.agent, who.owner, event.at_ns, bound, lines, spot, leases)
         self.open[name] = request
+        if event.idempotency:
+            request.idempotency = event.idempotency
+            self.repeats.add(event.idempotency, name, event.at_ns)
         if name in self.reconciled:
             self._count(request, self.reconciled[name])
 
@@ -201,12 +224,12 @@ class Budget:
         name = event.request_id if event.attempt == 1 else f"{event.request_id}#{event.attempt}"
         request = self.open.get(name)
         if event.resolves:
-            self._resolve(event.resolves)
+            self._resolve(event.resolves, name, event.at_ns)
         if request is None:
             return
         if event.outcome == "unknown":
             # The whole bound leaves the lease, as used, and stays held: nothing moves.
-            request.unknown = True
+            self._lose(name, request)
             return
         cost = used = settled = four(event.actual)
         if event.object is not None:
@@ -253,11 +276,22 @@ class Budget:
                 return f"{request_id}#{attempt}"
         return request_id
 
-    def _resolve(self, request_id: str) -> None:
-        """A vendor replayed an answer: what the earlier request did is counted where the answer came (S1)."""
-        request = self.open.get(request_id)
-        if request is not None and request.unknown:
-            self._close(request_id, request, only(REQUESTS, request.bound[2]))
+    def _resolve(self, idempotency: str, by: str, at_ns: int) -> None:
+        """The vendor replayed to `by` what a call has done: that is counted there, whoever was the first (S1)."""
+        for name in self.repeats.others(idempotency, by, at_ns):
+            request = self.open[name]
+            request.resolved = True
+            if request.unknown:
+                self._close_resolved(name, request)
+
+    def _lose(self, name: str, request: Open) -> None:
+        """Its outcome is unknown from now on: held, unless an answer has told it already."""
+        request.unknown = True
+        if request.resolved:
+            self._close_resolved(name, request)
+
+    def _close_resolved(self, name: str, request: Open) -> None:
+        self._close(name, request, only(REQUESTS, request.bound[REQUESTS]))
 
     def _close(self, name: str, request: Open, cost: Four) -> None:
         """The request is over: its hold (or the operator's figure) gives way to `cost`."""
@@ -266,6 +300,8 @@ class Budget:
         else:
             move(request.spot, negative(request.bound), cost)
         del self.open[name]
+        if request.idempotency:
+            self.repeats.drop(request.idempotency, name)
         if self.attempts:
             self._close_attempt(name)
 
@@ -291,10 +327,10 @@ class Budget:
     def _fence(self, incarnation: str) -> None:
         """Leases are void; what was admitted and has not ended is held, as of unknown outcome (rule F2)."""
         self.leases.fence(incarnation)
-        for request in self.open.values():
-            if request.actor == incarnation:
-                request.unknown = True
-                request.lines = request.leases = ()
+        lost = [(name, request) for name, request in self.open.items() if request.actor == incarnation]
+        for name, request in lost:
+            request.lines = request.leases = ()
+            self._lose(name, request)
 
     def _overrun(self, request: Open, cost: Four) -> None:
         self.overruns.amounts = plus(self.overruns.amounts, over(cost, request.bound))

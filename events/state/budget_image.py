@@ -24,6 +24,8 @@ class OpenImage(msgspec.Struct, frozen=True, array_like=True):
     lines: tuple[str, ...]
     unknown: bool
     counted: Four | None
+    idempotency: str
+    resolved: bool
 
 
 class BudgetImage(msgspec.Struct, frozen=True):
@@ -75,6 +77,8 @@ def _open_image(name: str, request: Open) -> OpenImage:
         request.lines,
         request.unknown,
         request.counted,
+        request.idempotency,
+        request.resolved,
     )
 
 
@@ -107,7 +111,11 @@ def budget_from_image(image: BudgetImage) -> Budget:
             leases,
             row.unknown,
             row.counted,
+            row.idempotency,
+            row.resolved,
         )
+        if row.idempotency:
+            budget.repeats.add(row.idempotency, row.name, row.at_ns)
     return budget
 
 

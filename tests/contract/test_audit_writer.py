@@ -100,11 +100,20 @@ class Log:
         return rows
 
 
-def admitted(request_id: str, who: Who | None = None) -> RequestAdmitted:
+def admitted(request_id: str, who: Who | None = None, idempotency: str = "", at_ns: int = NOW_NS) -> RequestAdmitted:
     who = who or Who(key="vk_1", agent="billing-bot", owner="finance", purpose="invoices", run="run-1")
+    path, bound = "/v1/payment_intents", Amounts(700_000_000)
     return RequestAdmitted(
-        request_id, NOW_NS, who, "stripe", "payment_intents.create", "POST", "/v1/payment_intents", Amounts(700_000_000)
+        request_id, at_ns, who, "stripe", "payment_intents.create", "POST", path, bound, idempotency=idempotency
     )
+
+
+def unknown(request_id: str) -> RequestSettled:
+    return RequestSettled(request_id, "unknown", NOW_NS, error="timeout")
+
+
+def replayed(request_id: str, resolves: str, at_ns: int = NOW_NS) -> RequestSettled:
+    return RequestSettled(request_id, "settled", at_ns, actual=Amounts(usd=700_000_000), resolves=resolves)
 
 
 def settled(request_id: str, exposure: ObjectExposure | None) -> RequestSettled:
@@ -215,19 +224,17 @@ async def test_what_cannot_be_decoded_stops_the_writer_instead_of_being_skipped(
 async def test_requests_are_merged_and_their_outcomes_told(served: Endpoint) -> None:
     async with empty_store(served) as store:
         log = Log()
-        for name in ("settled", "released", "open", "unknown", "lost", "reconciled", "resolved", "over"):
+        for name in ("settled", "released", "open", "unknown", "lost", "reconciled", "over"):
             await log.append(admitted(f"req_{name}"), actor="n2-x" if name == "lost" else "n1-a")
         await log.append(settled("req_settled", ObjectExposure("stripe/-/pi_1", 700_000_000)))
         await log.append(settled("req_settled", ObjectExposure("stripe/-/pi_1", 1)))  # told twice: the first counts
         await log.append(RequestReleased("req_released", "key revoked"))
-        for name in ("unknown", "reconciled", "resolved"):
-            await log.append(RequestSettled(f"req_{name}", "unknown", NOW_NS, error="timeout"))
+        for name in ("unknown", "reconciled"):
+            await log.append(unknown(f"req_{name}"))
         await log.append(Fenced("n2-x", "silent"), actor="control")
         await log.append(
             RequestReconciled("req_reconciled", Amounts(usd=300_000_000), By(name="ann", reason="invoice"))
         )
-        replay = admitted("req_replay")
-        await log.append(replay, RequestSettled("req_replay", "settled", NOW_NS, resolves="req_resolved"))
         await log.append(RequestSettled("req_over", "settled", NOW_NS, actual=Amounts(usd=900_000_000)))
         await log.append(
             RequestRefused("req_refused", "cap_exhausted", NOW_NS, NOW_NS + 9, Who(key="vk_2"), 41, 402, "stripe")
@@ -237,7 +244,7 @@ async def test_requests_are_merged_and_their_outcomes_told(served: Endpoint) -> 
         rows = {row["request_id"]: row for row in (await reader.requests(Filters(), 100, None)).rows}
         assert {name.removeprefix("req_"): row["outcome"] for name, row in rows.items()} == {
             "settled": "settled", "released": "released", "open": "open", "unknown": "unknown", "lost": "unknown",
-            "reconciled": "settled", "resolved": "settled", "replay": "settled", "over": "settled", "refused": "refused",
+            "reconciled": "settled", "over": "settled", "refused": "refused",
         }  # fmt: skip
         assert rows["req_settled"]["actual_usd"] == "0.70"
         assert rows["req_settled"]["latency_ms"] == 1.5
@@ -247,11 +254,40 @@ async def test_requests_are_merged_and_their_outcomes_told(served: Endpoint) -> 
         assert rows["req_settled"]["at"] == f"{datetime.fromtimestamp(NOW_NS // 10**9, UTC):%Y-%m-%dT%H:%M:%S}.000000Z"
         (total,) = (await reader.report("spend", "team", Filters(team="finance"), 10, None)).rows
         assert total == {
-            "team": "finance", "admitted": 9, "settled": 5, "released": 1, "refused": 0, "unknown": 2,
+            "team": "finance", "admitted": 7, "settled": 3, "released": 1, "refused": 0, "unknown": 2,
             "settled_usd": "1.90", "held_usd": "2.10", "input_tokens": 0, "output_tokens": 0,
         }  # fmt: skip
         refused = (await reader.report("requests", "key", Filters(key="vk_2"), 10, None)).rows
         assert [row["refused"] for row in refused] == [41]
+
+
+async def test_a_replayed_answer_resolves_what_its_idempotency_key_had_left_unknown(served: Endpoint) -> None:
+    """The same cases as the ledger's (tests/unit/test_budget.py): one set of numbers."""
+    async with empty_store(served) as store:
+        log = Log()
+        day_ns = 86_400 * 10**9
+        await log.append(admitted("req_old", idempotency="d1", at_ns=NOW_NS - day_ns - 1))
+        await log.append(admitted("req_first", idempotency="d1"), unknown("req_first"), unknown("req_old"))
+        await log.append(admitted("req_dead", idempotency="d1"), actor="n2-x")
+        await log.append(admitted("req_live", idempotency="d1"), admitted("req_unsent", idempotency="d1"))
+        await log.append(admitted("req_other", idempotency="d2"), unknown("req_other"))
+        await log.append(admitted("req_keyless"), unknown("req_keyless"))
+        await log.append(admitted("req_hung", idempotency="d1"))
+        await log.append(admitted("req_replay", idempotency="d1"), replayed("req_replay", "d1"), actor="n3-y")
+        await log.append(unknown("req_hung"), RequestReleased("req_unsent", "key revoked"))
+        await log.append(admitted("req_later", idempotency="d1"), unknown("req_later"))
+        await log.append(Fenced("n2-x", "silent"), actor="control")
+        await write_all(log, store)
+        reader = ClickHouseReader(store)
+        rows = {row["request_id"]: row for row in (await reader.requests(Filters(), 100, None)).rows}
+        assert {name.removeprefix("req_"): row["outcome"] for name, row in rows.items()} == {
+            "old": "unknown", "first": "settled", "dead": "settled", "hung": "settled", "live": "open",
+            "unsent": "released", "other": "unknown", "keyless": "unknown", "replay": "settled", "later": "unknown",
+        }  # fmt: skip
+        assert {name for name, row in rows.items() if row["actual_usd"] != "0.00"} == {"req_replay"}
+        (total,) = (await reader.report("spend", "team", Filters(), 10, None)).rows
+        # Held: four of unknown outcome and the open one, at 0.70 each.
+        assert (total["settled_usd"], total["held_usd"], total["unknown"]) == ("0.70", "3.50", 4)
 
 
 async def test_lists_page_without_gaps_or_repeats_and_filter(served: Endpoint) -> None:

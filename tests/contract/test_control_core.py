@@ -951,6 +951,27 @@ async def test_objects_are_answered_by_a_current_fold(rig: Rig) -> None:
     await settle()
     answer = await node.call("object", ObjectAsk("stripe/-/pi_1"), ObjectAnswer)
     assert (answer.counted_usd_nanos, answer.amount_minor, answer.currency, answer.key) == (10, 1, "eur", "vk_1")
+    assert not answer.earlier_unknown
+
+
+@scenario
+async def test_a_replayed_answer_resolves_an_attempt_of_a_node_that_died(rig: Rig) -> None:
+    leader = await rig.lead()
+    first, second = await rig.node("n1"), await rig.node("n2")
+    await leader.execute(issue(), BY)
+    first.admit("r1", 10, idempotency="d1")
+    second.admit("r2", 10, idempotency="d1")
+    ask = ObjectAsk("stripe/-/pi_1", "d1", "r2")
+    assert (await second.call("object", ask, ObjectAnswer)).earlier_unknown
+    await first.stop()
+    exposure = ObjectExposure("stripe/-/pi_1", 10)
+    at_ns = rig.clock.wall_ns()
+    second.write(RequestSettled("r2", "settled", at_ns, Amounts(requests=1), exposure, resolves="d1"))
+    answer = await second.call("object", ask, ObjectAnswer)
+    assert (answer.counted_usd_nanos, answer.earlier_unknown) == (10, False)
+    assert leader.budget.line(day(), "UTC")[:2] == (10, 10)  # held, until it is certain that the node is no more
+    await asyncio.sleep(rig.timing.node_timeout_ms / 1000 + 1)
+    assert leader.budget.line(day(), "UTC")[:2] == (10, 0)
 
 
 @scenario

@@ -15,6 +15,7 @@ from events.types import (
     LeaseReturned,
     NodeStopped,
     ObjectExposure,
+    RequestAdmitted,
     RequestRefused,
     RequestReleased,
     RequestSettled,
@@ -23,7 +24,7 @@ from schemas.accounts import Cap
 from schemas.amounts import Amounts
 from schemas.policy import FeedDelta, Who
 from schemas.refusals import Refusal
-from schemas.rpc import Grants, ObjectAnswer, Recall, RegisterAnswer, SnapshotChunk
+from schemas.rpc import Grants, ObjectAnswer, ObjectAsk, Recall, RegisterAnswer, SnapshotChunk
 
 CAP = Cap("usd", "day", 1_000)
 
@@ -79,6 +80,13 @@ async def test_objects_and_usage_are_asked_of_the_control_plane() -> None:
     found = await rig.governor.object("stripe/-/pi_1")
     assert isinstance(found, ObjectAnswer)
     assert found.counted_usd_nanos == 500
+    retry = await rig.admitted(idempotency="d1")
+    rig.control.objects["stripe/-/pi_1"] = ObjectAnswer("stripe/-/pi_1", 500, earlier_unknown=True)
+    found = await rig.governor.object("stripe/-/pi_1", retry)
+    assert isinstance(found, ObjectAnswer)
+    assert found.earlier_unknown
+    asked = [ObjectAsk("stripe/-/pi_1"), ObjectAsk("stripe/-/pi_1", "d1", retry.request_id)]
+    assert rig.control.object_asks == asked
     usage = await rig.governor.usage("vk_1")
     assert not isinstance(usage, Refusal)
     assert usage.total_requests == 3
@@ -155,18 +163,36 @@ async def test_every_settled_request_counts_itself_and_an_object_uses_its_whole_
 
 
 @virtual
-async def test_an_unknown_outcome_uses_the_whole_bound_and_a_replay_resolves_it() -> None:
+async def test_an_unknown_outcome_uses_the_whole_bound_and_a_replay_names_its_idempotency_key() -> None:
     rig = Rig()
     await rig.start(CAP)
-    lost = await rig.dispatched(100)
-    rig.governor.settle(lost, Outcome("unknown", error="incomplete"), idempotency="idem-1")
+    lost = await rig.dispatched(100, idempotency="d1")
+    rig.governor.settle(lost, Outcome("unknown", error="incomplete"))
     assert incarnation(rig).desk.book.leases[DAY].used == 100
-    retry = await rig.dispatched(100)
-    rig.governor.settle(retry, Outcome("settled", Amounts(usd=40), replayed=True), idempotency="idem-1")
-    other = await rig.dispatched(100)
-    rig.governor.settle(other, Outcome("settled", Amounts(usd=40), replayed=True), idempotency="idem-1")
-    await until(lambda: len(rig.control.of(RequestSettled)) == 3)
-    assert [event.resolves for event in rig.control.of(RequestSettled)] == ["", lost.request_id, ""]
+    for outcome in (
+        Outcome("settled", Amounts(usd=40), replayed=True),
+        Outcome("settled", Amounts(usd=40)),
+        Outcome("unknown", replayed=True),
+    ):
+        rig.governor.settle(await rig.dispatched(100, idempotency="d1"), outcome)
+    rig.governor.settle(await rig.dispatched(100), Outcome("settled", Amounts(usd=40), replayed=True))
+    await until(lambda: len(rig.control.of(RequestSettled)) == 5)
+    assert [event.resolves for event in rig.control.of(RequestSettled)] == ["", "d1", "", "", ""]
+    assert [event.idempotency for event in rig.control.of(RequestAdmitted)] == [*["d1"] * 4, ""]
+    await rig.stop()
+
+
+@virtual
+async def test_a_replay_is_told_by_whichever_incarnation_the_node_has_by_then() -> None:
+    rig = Rig()
+    await rig.start(CAP)
+    retry = await rig.dispatched(100, idempotency="d1")
+    await rig.control.fence(retry.incarnation.id)
+    await rig.rejoined(2)
+    rig.governor.settle(retry, Outcome("settled", Amounts(usd=40), replayed=True))
+    await until(lambda: bool(rig.control.of(RequestSettled)))
+    (settled,) = rig.control.of(RequestSettled, incarnation(rig).id)
+    assert (settled.request_id, settled.resolves) == (retry.request_id, "d1")
     await rig.stop()
 
 

@@ -11,6 +11,7 @@ from support.proxy_rig import AUTH, CHARGE, CREDENTIAL, FORM, TOKEN, Client, Pro
 from dataplane import streaming
 from events.types import Applied, RequestAdmitted, RequestReleased
 from schemas.accounts import Cap
+from schemas.rpc import ObjectAnswer, ObjectAsk
 from schemas.settings import Timing
 
 USD = Cap("usd", "day", 10**12)
@@ -371,6 +372,55 @@ async def test_a_request_that_was_sent_whole_ends_normally_though_its_key_is_rev
     assert (await charging).status == 200
     assert (await rig.charge()).refusal == "key_revoked"
     await rig.settled()
+
+
+# ---------------------------------------------------------------- replayed answers
+
+
+CH = {"id": "ch_1", "object": "charge", "amount": 500, "amount_captured": 500, "currency": "usd"}
+SUCCEEDED = json.dumps({**CH, "status": "succeeded", "captured": True, "paid": True}).encode()
+REF = "stripe/-/ch_1"
+EXPOSURE = 5 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("known", "counts"),
+    [
+        (ObjectAnswer(REF), True),
+        (ObjectAnswer(REF, earlier_unknown=True), True),
+        (ObjectAnswer(REF, 0, earlier_unknown=True), True),  # the attempt that was lost moved it
+        (ObjectAnswer(REF, 0), False),  # refunded or cancelled since
+        (ObjectAnswer(REF, EXPOSURE, earlier_unknown=True), False),  # somebody else has told it already
+        (ObjectAnswer(REF, 2 * EXPOSURE, earlier_unknown=True), False),
+    ],
+)
+async def test_a_replayed_answer_counts_where_the_ledger_knows_less(
+    rig: ProxyRig, known: ObjectAnswer, counts: bool
+) -> None:
+    rig.vendor.respond = answered(SUCCEEDED, Idempotent_Replayed="true")
+    rig.control.objects[REF] = known
+    assert (await rig.charge(Idempotency_Key="order-7")).status == 200
+    (settled,) = await rig.settled()
+    (admitted,) = rig.control.of(RequestAdmitted)
+    assert settled.resolves == admitted.idempotency != ""
+    assert (settled.object.exposure_nanos if settled.object else None) == (EXPOSURE if counts else None)
+    assert rig.control.object_asks == [ObjectAsk(REF, admitted.idempotency, admitted.request_id)]
+
+
+async def test_an_answer_that_is_no_replay_asks_nobody_and_resolves_nothing(rig: ProxyRig) -> None:
+    rig.vendor.respond = answered(SUCCEEDED)
+    await rig.charge(Idempotency_Key="order-7")
+    (settled,) = await rig.settled()
+    assert (settled.resolves, settled.object is not None) == ("", True)
+    assert not rig.control.object_asks
+
+
+async def test_while_the_ledger_is_silent_a_replay_counts_and_resolves_nothing(rig: ProxyRig) -> None:
+    rig.vendor.respond = answered(SUCCEEDED, Idempotent_Replayed="true")
+    rig.control.silent.add("object")
+    assert (await rig.charge(Idempotency_Key="order-7")).status == 200
+    (settled,) = await rig.settled()
+    assert (settled.outcome, settled.resolves, settled.object) == ("settled", "", None)
 
 
 # ---------------------------------------------------------------- the end

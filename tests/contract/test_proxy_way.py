@@ -403,13 +403,8 @@ async def test_new_credentials_serve_the_next_request(rig: ProxyRig) -> None:
 async def test_no_secret_is_in_events_logs_or_metrics(rig: ProxyRig, caplog: pytest.LogCaptureFixture) -> None:
     await rig.charge()
     await rig.call("GET", f"/stripe/v1/charges?key={TOKEN}", {"Authorization": "Bearer x"})
-    misplaced = [
-        await rig.call("GET", f"/stripe/v1/customers/cus_{TOKEN}", AUTH),
-        await rig.call("GET", f"/stripe/v1/charges?starting_after={TOKEN}", AUTH),
-        await rig.call("POST", "/stripe/v1/charges", {**AUTH, **FORM}, CHARGE + b"&description=" + TOKEN.encode()),
-        await rig.call("GET", f"/stripe/v1/customers/{TOKEN}", {}),
-    ]
-    assert [reply.refusal for reply in misplaced] == [*["request_malformed"] * 3, "unknown_key"]
+    await rig.call("GET", f"/stripe/v1/customers/{TOKEN}", {})
+    await rig.call("POST", f"/stripe/v1/invoices/{TOKEN}/pay", {**AUTH, **FORM})
     await rig.call("GET", f"/stripe/v1/../x?key={TOKEN}", {})
     await rig.call("POST", "/stripe/v1/charges", {**AUTH, **FORM}, b"amount=1&amount=2&key=" + TOKEN.encode())
     await rig.settled()
@@ -417,6 +412,62 @@ async def test_no_secret_is_in_events_logs_or_metrics(rig: ProxyRig, caplog: pyt
     seen = repr(rig.control.events()) + caplog.text + (await rig.call("GET", "/metrics")).body.decode()
     seen += repr(rig.destinations.by_name) + repr(rig.destinations.by_name["stripe"].settings)
     assert TOKEN not in seen
-    sent = b"".join(found.target.encode() + found.body + repr(found.headers).encode() for found in rig.vendor.received)
-    assert TOKEN.encode() not in sent
     assert CREDENTIAL not in seen
+
+
+MISPLACED: dict[str, tuple[str, str, dict[str, str], bytes]] = {
+    "the path": ("GET", f"/stripe/v1/customers/cus_{TOKEN}", {}, b""),
+    "the query": ("GET", f"/stripe/v1/charges?starting_after={TOKEN}", {}, b""),
+    "the body": ("POST", "/stripe/v1/charges", FORM, CHARGE + b"&description=" + TOKEN.encode()),
+    "a header": ("POST", "/stripe/v1/charges", {**FORM, "Idempotency-Key": f"order-{TOKEN}"}, CHARGE),
+    "a header's name": ("POST", "/stripe/v1/charges", {**FORM, f"X-{TOKEN}": "1"}, CHARGE),
+    "X-Agent-Identity": (
+        "POST",
+        "/stripe/v1/charges",
+        {**FORM, "X-Agent-Identity": f"name=bot; purpose={TOKEN}"},
+        CHARGE,
+    ),
+}
+
+
+@pytest.mark.parametrize("where", MISPLACED)
+async def test_a_vault_key_reaches_neither_the_vendor_nor_the_record(rig: ProxyRig, where: str) -> None:
+    method, target, headers, body = MISPLACED[where]
+    reply = await rig.call(method, target, {**AUTH, **headers}, body)
+    assert (reply.status, reply.refusal) == (400, "request_malformed")
+    assert where.removesuffix("'s name") in reply.json["error"]["message"]
+    await until(lambda: bool(rig.control.of(RequestRefused)))
+    assert TOKEN not in repr(rig.control.events())
+    assert not rig.vendor.received
+
+
+async def test_a_vault_key_in_a_header_that_might_be_a_credential_is_left_out(rig: ProxyRig) -> None:
+    assert (await rig.charge(X_Api_Key=TOKEN, X_Trace=f"by {TOKEN}")).status == 200
+    (received,) = rig.vendor.received
+    assert TOKEN not in repr(received.headers)
+
+
+# ---------------------------------------------------------------- repeats
+
+
+async def test_repeats_of_a_call_carry_one_digest_and_other_calls_another(rig: ProxyRig) -> None:
+    for idempotency in ("order-7", "order-7", "order-8"):
+        await rig.charge(Idempotency_Key=idempotency)
+    await rig.charge()
+    hosted = {**AUTH, **FORM, "Host": "pay.gateway.local", "Idempotency-Key": "order-7"}
+    await rig.call("POST", "/v1/charges", hosted, CHARGE)
+    one, again, other, none, elsewhere = [event.idempotency for event in rig.control.of(RequestAdmitted)]
+    assert one == again
+    assert none == ""
+    assert len({one, other, elsewhere}) == 3
+    assert all(len(digest) == 16 and "order" not in digest for digest in (one, other, elsewhere))
+
+
+async def test_accounts_of_a_vendor_have_idempotency_keys_of_their_own() -> None:
+    rig = await ProxyRig(allow_headers=("stripe-account",)).start(USD)
+    rig.vendor.respond = answered(CH)
+    for account in ("acct_1", "acct_2", "acct_1"):
+        await rig.charge(Idempotency_Key="order-7", Stripe_Account=account)
+    one, other, again = [event.idempotency for event in rig.control.of(RequestAdmitted)]
+    assert one == again != other
+    await rig.stop()

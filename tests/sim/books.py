@@ -45,7 +45,7 @@ def spots_of(accounts: tuple[str, ...], at_ns: int) -> list[tuple[int, Spot]]:
 
 @dataclass(slots=True)
 class Request:
-    """One admitted request. `ended`: "" while it holds its bound."""
+    """One admitted request. `ended`: "" while it holds its bound. `told`: an answer to another attempt said what it did."""
 
     id: str
     actor: str
@@ -57,6 +57,8 @@ class Request:
     lines: tuple[str, ...]
     ended: str = ""
     unknown: bool = False
+    idempotency: str = ""
+    told: bool = False
     counted: Vector | None = None
     actual: Vector = (0, 0, 0, 0)
 
@@ -103,6 +105,7 @@ class Books:
             stored_ns,
             tuple(raw.get("lines", ())),
         )
+        request.idempotency = raw.get("idempotency", "")
         self.requests[request.id] = request
         self._move(request, self.held, bound)
         return request
@@ -114,12 +117,12 @@ class Books:
 
     def settle(self, raw: dict[str, Any]) -> None:
         if raw.get("resolves"):
-            self._resolve(raw["resolves"])
+            self._resolve(raw)
         request = self.requests.get(raw["request_id"])
         if request is None or request.ended:
             return
         if raw["outcome"] == "unknown":
-            request.unknown = True
+            self._lose(request)
             return
         actual = list(_vector(raw.get("actual", (0, 0, 0, 0))))
         cost = list(actual)
@@ -165,10 +168,19 @@ class Books:
                 thing.charges.append((charged, amount - part))
         return 0
 
-    def _resolve(self, request_id: str) -> None:
-        request = self.requests.get(request_id)
-        if request is not None and request.unknown and not request.ended:
+    def _lose(self, request: Request) -> None:
+        request.unknown = True
+        if request.told and not request.ended:
             self._close(request, "resolved", (0, 0, request.bound[2], 0))
+
+    def _resolve(self, raw: dict[str, Any]) -> None:
+        """An answer was replayed: all other attempts under the same idempotency key, of the last day, are told."""
+        for request in self.requests.values():
+            same = request.idempotency == raw["resolves"] and request.id != raw["request_id"]
+            if same and not request.ended and raw["at_ns"] - request.at_ns <= 86_400 * 10**9:
+                request.told = True
+                if request.unknown:
+                    self._lose(request)
 
     def _close(self, request: Request, how: str, cost: Vector) -> None:
         request.ended = how

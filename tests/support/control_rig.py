@@ -239,14 +239,15 @@ class FakeNode:
     def free(self, line: str) -> int:
         return self.granted.get(line, 0) - self.returned.get(line, 0) - self.taken.get(line, 0)
 
-    def admit(self, request_id: str, amount: int, *lines: str, key: str = "vk_1") -> None:
+    def admit(self, request_id: str, amount: int, *lines: str, key: str = "vk_1", idempotency: str = "") -> None:
         """Reserve on lines, and say so in the log."""
         for line in lines:
             self.taken[line] = self.taken.get(line, 0) + amount
         who = Who(key=key, agent="bot")
         at_ns = self.rig.clock.wall_ns()
         bound = Amounts(usd=amount, requests=1)
-        self.write(RequestAdmitted(request_id, at_ns, who, "stripe", "x", "POST", "/", bound, lines))
+        call = ("stripe", "x", "POST", "/")
+        self.write(RequestAdmitted(request_id, at_ns, who, *call, bound, lines, idempotency=idempotency))
 
     def settle(self, request_id: str, amount: int) -> None:
         self.write(RequestSettled(request_id, "settled", self.rig.clock.wall_ns(), Amounts(usd=amount, requests=1)))

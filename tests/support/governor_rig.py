@@ -83,7 +83,7 @@ class Rig:
         assert not self.governor.defect.done(), f"task {self.governor.defect.result()} failed"
 
     async def wanted(
-        self, usd: int = 0, *, stream: bool = False, tokens: int = 0, token: str = TOKEN
+        self, usd: int = 0, *, stream: bool = False, tokens: int = 0, token: str = TOKEN, idempotency: str = ""
     ) -> Wanted | Refusal:
         found = self.governor.find_key([token])
         if isinstance(found, Refusal):
@@ -93,25 +93,30 @@ class Rig:
             return caller
         bound = Amounts(usd=usd, requests=1, tokens=tokens)
         path, segments = "/v1/charges", ("v1", "charges")
-        return Wanted(caller, found[1], "stripe", "charges.create", "POST", path, segments, bound, stream=stream)
+        call = ("stripe", "charges.create", "POST", path, segments)
+        return Wanted(caller, found[1], *call, bound, stream=stream, idempotency=idempotency)
 
-    async def admit(self, usd: int = 0, *, stream: bool = False, tokens: int = 0) -> Admission | Refusal:
-        wanted = await self.wanted(usd, stream=stream, tokens=tokens)
+    async def admit(
+        self, usd: int = 0, *, stream: bool = False, tokens: int = 0, idempotency: str = ""
+    ) -> Admission | Refusal:
+        wanted = await self.wanted(usd, stream=stream, tokens=tokens, idempotency=idempotency)
         if isinstance(wanted, Refusal):
             return wanted
         self.requests += 1
         return await self.governor.admit(wanted, f"req_{self.requests}")
 
-    async def admitted(self, usd: int = 0, *, stream: bool = False, tokens: int = 0) -> Admission:
-        admission = await self.admit(usd, stream=stream, tokens=tokens)
+    async def admitted(
+        self, usd: int = 0, *, stream: bool = False, tokens: int = 0, idempotency: str = ""
+    ) -> Admission:
+        admission = await self.admit(usd, stream=stream, tokens=tokens, idempotency=idempotency)
         assert isinstance(admission, Admission), admission
         return admission
 
     def settle(self, admission: Admission, usd: int, tokens: int = 0) -> None:
         self.governor.settle(admission, Outcome("settled", Amounts(usd=usd, requests=1, tokens=tokens)))
 
-    async def dispatched(self, usd: int = 0, *, stream: bool = False) -> Admission:
-        admission = await self.admitted(usd, stream=stream)
+    async def dispatched(self, usd: int = 0, *, stream: bool = False, idempotency: str = "") -> Admission:
+        admission = await self.admitted(usd, stream=stream, idempotency=idempotency)
         assert self.governor.check_dispatch(admission) is None
         return admission
 

@@ -69,7 +69,7 @@ class ScriptedControl:
     """One leader over a bus and a stream in memory.
 
     `answer`: replaces an answer (return None: none is sent) or the method's default; by method name. `asks`: lease asks
-    as they came. Sequences of the control log are a counter: `record` spends one.
+    as they came; `object_asks` likewise. Sequences of the control log are a counter: `record` spends one.
     """
 
     def __init__(self, faults: BusFaults | None = None) -> None:
@@ -87,6 +87,7 @@ class ScriptedControl:
         self.joined: list[str] = []
         self.answer: dict[str, Callable[[str, Any], Any]] = {}
         self.objects: dict[str, ObjectAnswer] = {}
+        self.object_asks: list[ObjectAsk] = []
         self.silent: set[str] = set()
         self.grant_factor = 4
         self.feeding = True
@@ -234,6 +235,7 @@ class ScriptedControl:
         return LeaseAnswer(ask.ask_id, "refused", self.clock.wall_ns(), refusal=refusal)
 
     def _object(self, _slot: str, ask: ObjectAsk) -> ObjectAnswer:
+        self.object_asks.append(ask)
         return self.objects.get(ask.ref, ObjectAnswer(ask.ref))
 
     def _register(self, _slot: str, ask: RegisterAsk) -> RegisterAnswer:

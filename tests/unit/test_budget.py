@@ -31,11 +31,10 @@ LINE = line_key("key", "k", "usd", "day", window_start_s("day", T0))
 ORG = line_key("org", "default", "usd", "day", window_start_s("day", T0))
 
 
-def admit(name, usd=0, *, at=T0, attempt=1, key="k", **more):
+def admit(name, usd=0, *, at=T0, attempt=1, key="k", idem="", **more):
     bound = Amounts(usd=usd, requests=1, **more)
-    return RequestAdmitted(
-        name, at, Who(key=key, agent="a"), "stripe", "x", "POST", "/", bound, (LINE,), attempt=attempt
-    )
+    who = Who(key=key, agent="a")
+    return RequestAdmitted(name, at, who, "stripe", "x", "POST", "/", bound, (LINE,), attempt=attempt, idempotency=idem)
 
 
 def settle(name, usd=0, *, at=T0, attempt=1, resolves="", **more):
@@ -46,9 +45,9 @@ def unknown(name):
     return RequestSettled(name, "unknown", T0)
 
 
-def exposure(name, ref, usd, *, at=T0):
+def exposure(name, ref, usd, *, at=T0, resolves=""):
     thing = ObjectExposure(ref, usd, "usd", usd // 10, "usd")
-    return RequestSettled(name, "settled", at, Amounts(requests=1), thing)
+    return RequestSettled(name, "settled", at, Amounts(requests=1), thing, resolves=resolves)
 
 
 def release(name):
@@ -169,18 +168,6 @@ SETTLEMENT = {
         (admit("r", 7), (3, 0)),
         (unknown("r"), (3, 0)),
     ],
-    "a replayed answer resolves the earlier attempt": [
-        (admit("r1", 7), (0, 7)),
-        (unknown("r1"), (0, 7)),
-        (admit("r2", 7), (0, 14)),
-        (settle("r2", 6, resolves="r1"), (6, 0)),
-    ],
-    "only an unknown outcome is resolved": [
-        (admit("r1", 7), (0, 7)),
-        (admit("r2", 7), (0, 14)),
-        (settle("r2", 6, resolves="r1"), (6, 7)),
-        (settle("r1", 5), (11, 0)),
-    ],
     "attempts are held and settled each for itself": [
         (admit("r", 7), (0, 7)),
         (settle("r", 1), (1, 0)),
@@ -226,6 +213,170 @@ OBJECTS = {
         (exposure("a", "pi_a", 10), (10, 0)),
     ],
 }
+
+
+REPLAYS = {  # (who writes it, the event, settled and held afterwards)
+    "an attempt of unknown outcome": [
+        ("n1", admit("r1", 7, idem="d"), (0, 7)),
+        ("n1", unknown("r1"), (0, 7)),
+        ("n1", admit("r2", 7, idem="d"), (0, 14)),
+        ("n1", settle("r2", 6, resolves="d"), (6, 0)),
+    ],
+    "through another node": [
+        ("n1", admit("r1", 7, idem="d"), (0, 7)),
+        ("n1", unknown("r1"), (0, 7)),
+        ("n2", admit("r2", 7, idem="d"), (0, 14)),
+        ("n2", settle("r2", 6, resolves="d"), (6, 0)),
+    ],
+    "through a node that was fenced": [
+        ("n1", admit("r1", 7, idem="d"), (0, 7)),
+        ("", Fenced("n1", "silent"), (0, 7)),
+        ("n2", admit("r2", 7, idem="d"), (0, 14)),
+        ("n2", settle("r2", 6, resolves="d"), (6, 0)),
+    ],
+    "through a node that is fenced only after the answer": [
+        ("n1", admit("r1", 7, idem="d"), (0, 7)),
+        ("n2", admit("r2", 7, idem="d"), (0, 14)),
+        ("n2", settle("r2", 6, resolves="d"), (6, 7)),
+        ("", Fenced("n1", "silent"), (6, 0)),
+    ],
+    "an answer that is given up only after the replay": [
+        ("n1", admit("r1", 7, idem="d"), (0, 7)),
+        ("n2", admit("r2", 7, idem="d"), (0, 14)),
+        ("n2", settle("r2", 6, resolves="d"), (6, 7)),
+        ("n1", unknown("r1"), (6, 0)),
+        ("n1", settle("r1", 6), (6, 0)),
+    ],
+    "a live attempt has its own end": [
+        ("n1", admit("r1", 7, idem="d"), (0, 7)),
+        ("n2", admit("r2", 7, idem="d"), (0, 14)),
+        ("n2", settle("r2", 6, resolves="d"), (6, 7)),
+        ("n1", settle("r1", 5), (11, 0)),
+    ],
+    "a live attempt that was never sent": [
+        ("n1", admit("r1", 7, idem="d"), (0, 7)),
+        ("n2", admit("r2", 7, idem="d"), (0, 14)),
+        ("n2", settle("r2", 6, resolves="d"), (6, 7)),
+        ("n1", release("r1"), (6, 0)),
+    ],
+    "several attempts, wherever they are": [
+        ("n1", admit("r1", 7, idem="d"), (0, 7)),
+        ("n1", unknown("r1"), (0, 7)),
+        ("n2", admit("r2", 7, idem="d"), (0, 14)),
+        ("n3", admit("r3", 7, idem="d"), (0, 21)),
+        ("n3", unknown("r3"), (0, 21)),
+        ("", Fenced("n2", "silent"), (0, 21)),
+        ("n4", admit("r4", 7, idem="d"), (0, 28)),
+        ("n4", settle("r4", 6, resolves="d"), (6, 0)),
+        ("n4", settle("r4", 6, resolves="d"), (6, 0)),
+    ],
+    "a later attempt needs an answer of its own": [
+        ("n1", admit("r1", 7, idem="d"), (0, 7)),
+        ("n1", settle("r1", 6, resolves="d"), (6, 0)),
+        ("n1", admit("r2", 7, idem="d"), (6, 7)),
+        ("n1", unknown("r2"), (6, 7)),
+        ("n1", admit("r3", 7, idem="d"), (6, 14)),
+        ("n1", settle("r3", 0, resolves="d"), (6, 0)),
+    ],
+    "other keys and none are not meant": [
+        ("n1", admit("r1", 7, idem="e"), (0, 7)),
+        ("n1", unknown("r1"), (0, 7)),
+        ("n1", admit("r2", 7), (0, 14)),
+        ("n1", unknown("r2"), (0, 14)),
+        ("n1", admit("r3", 7, idem="d"), (0, 21)),
+        ("n1", settle("r3", 6, resolves="d"), (6, 14)),
+    ],
+    "the answer's own request is settled by it, though it was given up": [
+        ("n1", admit("r1", 7, idem="d"), (0, 7)),
+        ("", Fenced("n1", "silent"), (0, 7)),
+        ("n2", settle("r1", 6, resolves="d"), (6, 0)),
+    ],
+    "an operator's figure gives way": [
+        ("n1", admit("r1", 7, idem="d"), (0, 7)),
+        ("n1", unknown("r1"), (0, 7)),
+        ("", reconcile("r1", 3), (3, 0)),
+        ("n1", admit("r2", 7, idem="d"), (3, 7)),
+        ("n1", settle("r2", 6, resolves="d"), (6, 0)),
+        ("", reconcile("r1", 9), (6, 0)),
+    ],
+    "a day later the vendor may have executed it anew": [
+        ("n1", admit("r1", 7, idem="d"), (0, 7)),
+        ("n1", unknown("r1"), (0, 7)),
+        ("n1", admit("r2", 7, at=T0 + 1, idem="d"), (0, 14)),
+        ("n1", unknown("r2"), (0, 14)),
+        ("n1", admit("r3", 7, idem="d"), (0, 21)),
+        ("n1", settle("r3", 6, at=T0 + DAY + 1, resolves="d"), (6, 7)),
+    ],
+    "an object that only the replay tells": [
+        ("n1", admit("r1", 7, idem="d"), (0, 7)),
+        ("", Fenced("n1", "silent"), (0, 7)),
+        ("n2", admit("r2", 7, idem="d"), (0, 14)),
+        ("n2", exposure("r2", "pi", 6, resolves="d"), (6, 0)),
+        ("n2", exposure("r1", "pi", 6), (6, 0)),
+    ],
+    "an object that both tell counts once": [
+        ("n1", admit("r1", 7, idem="d"), (0, 7)),
+        ("n2", admit("r2", 7, idem="d"), (0, 14)),
+        ("n2", exposure("r2", "pi", 6, resolves="d"), (6, 7)),
+        ("n1", exposure("r1", "pi", 6), (6, 0)),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", REPLAYS)
+def test_a_replayed_answer_resolves_what_its_idempotency_key_has_left_unknown(name) -> None:
+    budget = Budget()
+    for step, (actor, event, figure) in enumerate(REPLAYS[name]):
+        apply(budget, event, actor)
+        for line in (LINE, ORG):
+            assert budget.line(line, "UTC")[:2] == figure, (step, event)
+        budget = load_budget(dump_budget(budget))
+    open_names = [name for name, request in budget.open.items() if request.idempotency]
+    assert sorted(budget.repeats.others("d", "", T0) + budget.repeats.others("e", "", T0)) == sorted(open_names)
+
+
+def test_a_live_attempt_keeps_its_lease_until_it_has_ended() -> None:
+    budget = Budget()
+    steps = (
+        (grant(20), (0, 0, 20)),
+        (admit("r1", 7, idem="d"), (0, 7, 13)),
+        (admit("r2", 7, idem="d"), (0, 14, 6)),
+        (settle("r2", 6, resolves="d"), (6, 7, 7)),
+        (unknown("r1"), (6, 0, 7)),  # the node has used the whole bound, and it is free for others again
+    )
+    for event, figure in steps:
+        apply(budget, event)
+        assert budget.line(LINE, "UTC") == figure, event
+
+
+def test_a_resolved_attempt_counts_as_a_request_of_its_own() -> None:
+    budget = Budget()
+    for event in (admit("r1", 7, idem="d"), unknown("r1"), admit("r2", 7, idem="d"), settle("r2", 6, resolves="d")):
+        apply(budget, event)
+    assert budget.figure("key", "k", "requests", "day", T0, "UTC") == (2, 0)
+    assert budget.unknown_bound("r1") is None
+    assert budget.unknown_outcomes() == 0
+
+
+def test_whether_an_earlier_attempt_has_no_outcome() -> None:
+    budget = Budget()
+
+    def earlier(of: str, at_ns: int = T0) -> bool:
+        return budget.earlier_unknown("d", of, at_ns)
+
+    apply(budget, admit("r1", 7, idem="d"))
+    assert not earlier("r1")
+    assert earlier("r2")  # under way: it may be the one that was executed
+    assert not budget.earlier_unknown("", "r2", T0)
+    assert not budget.earlier_unknown("e", "r2", T0)
+    apply(budget, unknown("r1"))
+    apply(budget, admit("r2", 7, idem="d"))
+    assert earlier("r2")
+    assert earlier("r2", T0 + DAY)
+    assert not earlier("r2", T0 + DAY + 1)
+    apply(budget, admit("r3", 7, idem="d"))
+    apply(budget, settle("r2", 6, resolves="d"))
+    assert not earlier("r4")  # r3 is under way still, and what it is about has been told
 
 
 @pytest.mark.parametrize("name", LEASES)

@@ -79,6 +79,7 @@ class StripeAdapter:
             wants=self._wants(call, operation, fields, seen.account),
             params=fields,
             idempotency=seen.idempotency.decode("latin-1"),
+            account=seen.account,
         )
 
     def bound(self, call: Call, reading: Reading, known: ObjectAnswer | None) -> Amounts | Refusal:
@@ -111,7 +112,7 @@ class StripeAdapter:
         operation = BY_NAME.get(reading.operation, UNKNOWN)
         if operation.kind != "money":
             return unpriced(status)
-        place = Place(self._upstream, self._account(call))
+        place = Place(self._upstream, reading.account)
         wanted = call.segments[2] if len(call.segments) > 2 else ""
         return MoneyMeter(operation, wanted, place, self._fx, status, answer)
 
@@ -144,12 +145,6 @@ class StripeAdapter:
             intent, charge = text_of(fields, "payment_intent"), text_of(fields, "charge")
             object_id = "" if intent and charge else intent or charge
         return reference(self._upstream, account, object_id) if PLAIN_ID.match(object_id) else ""
-
-    def _account(self, call: Call) -> str:
-        if not self._allowed:
-            return ""
-        seen = peek(call, _SWITCHES, self._allowed)
-        return seen.account if isinstance(seen, Peek) else ""
 
 
 def namespaced(key_id: str, idempotency: str) -> bytes:
