@@ -52,7 +52,7 @@ class Recalls:
         """
         orders: dict[str, list[str]] = {}
         next_ns: int | None = None
-        for line in dict.fromkeys((*wanted, *excess)):
+        for line in sorted({*wanted, *excess}):  # in one order, so that the same seed gives the same run
             self._tight_until[line] = now_ns + self._tight_ns
             for incarnation, free in self._budget.leases.borrowers(line):
                 if free <= 0 and line not in wanted:

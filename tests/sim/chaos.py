@@ -28,6 +28,10 @@ STORM = Weather(
     ack_loss=0.08,
     delivery_late_share=0.03,
 )
+GOSSIP = Weather(bus_late_share=0.15, bus_loss=0.15, bus_double=0.25)
+"""What is said over the bus comes late, twice or never; the logs work."""
+LAG = Weather(delivery_late_share=0.1)
+"""Folds see late what is stored."""
 RAIN = Weather(late_share=0.005, bus_loss=0.02, bus_double=0.02, publish_loss=0.01, ack_loss=0.01)
 
 
@@ -43,9 +47,11 @@ class Climate:
 CLIMATES: dict[str, Climate] = {
     "calm": Climate(),
     "rain": Climate(RAIN, 1.0, (("storm", 1),)),
+    "gossip": Climate(GOSSIP),
+    "lag": Climate(LAG, 1.0, (("slow_control", 4), ("takeover", 1))),
     "pauses": Climate(CALM, 0.5, (("pause", 4), ("pause_control", 2), ("storm", 1))),
     "kills": Climate(RAIN, 0.8, (("kill", 4), ("kill_control", 2))),
-    "cuts": Climate(CALM, 0.6, (("cut", 3), ("deaf", 2), ("unacked", 2), ("mute", 1), ("cut_control", 2))),
+    "cuts": Climate(CALM, 0.5, (("cut", 3), ("deaf", 2), ("fade", 4), ("unacked", 2), ("mute", 1), ("cut_control", 2))),
     "fences": Climate(CALM, 0.4, (("fence", 5), ("takeover", 1), ("storm", 1))),
     "takeovers": Climate(RAIN, 0.7, (("takeover", 4), ("pause_control", 3), ("kill_control", 2))),
     "all": Climate(
@@ -59,6 +65,7 @@ CLIMATES: dict[str, Climate] = {
             ("cut", 2),
             ("cut_control", 1),
             ("deaf", 1),
+            ("fade", 2),
             ("unacked", 1),
             ("mute", 1),
             ("fence", 2),
@@ -121,6 +128,14 @@ class Chaos:
                 self._at_some_step(machine, machine.kill, lambda: cluster.restart(machine), for_s)
             case "cut" | "deaf" | "unacked" | "mute" as how:
                 self._isolate(machine, how, for_s)
+            case "fade":
+                # Deaf first, so that a barrier fences it, then mute, so that it does not learn of that.
+                self._isolate(machine, "deaf", for_s)
+                self._repair(random.uniform(0.3, 0.6), lambda: self._isolate(machine, "mute", for_s))
+            case "slow":
+                self._world.observer.note(f"SLOW {machine.name}")
+                self._world.network.slow[machine.name] = random.uniform(0.1, 0.7)
+                self._repair(for_s, lambda: self._world.network.mend(machine.name))
             case "fence":
                 self._false_fence(random.choice(cluster.nodes).incarnation)
             case "takeover":

@@ -57,7 +57,7 @@ class SimControl(Machine):
         logs = Logs(control, nodes)
         while True:
             if not self._at_once:
-                await wait_for_silence(bus, self._clock, world.timing)
+                await wait_for_silence(bus, world.timing)
             self._at_once = self.alone
             try:
                 leader = await lead(logs, bus, self._clock, world.draw, world.timing, self.checkpoints, "sim")

@@ -2,7 +2,8 @@
 
 One `Network` serves the bus and both streams. Its *weather* says how often messages are late, lost or doubled; on
 top of it a process can be cut off in both directions, deaf (no subscription of it hears anything, but its appends
-are acknowledged), unacked (its appends arrive, their acknowledgements do not) or mute.
+are acknowledged), unacked (its appends arrive, their acknowledgements do not), mute, or slow (it reads the streams with a
+delay).
 Scripts decide the fate of single messages: the first one that answers wins. The streams themselves are never
 wrong: what they have acknowledged they keep, in one order.
 """
@@ -33,6 +34,7 @@ class Weather:
     delay_max_s: float = 0.002
     late_share: float = 0.0
     late_max_s: float = 0.8
+    bus_late_share: float = 0.0
     bus_loss: float = 0.0
     bus_double: float = 0.0
     publish_loss: float = 0.0
@@ -54,6 +56,7 @@ class Network:
         self.deaf: set[str] = set()
         self.unacked: set[str] = set()
         self.mute: set[str] = set()
+        self.slow: dict[str, float] = {}
         self.publish_scripts: list[PublishScript] = []
         self.bus_scripts: list[BusScript] = []
         self.delivery_scripts: list[DeliveryScript] = []
@@ -67,7 +70,7 @@ class Network:
 
     def heal(self) -> None:
         """Everybody reaches everybody again, and followers ask for what they missed."""
-        for process in sorted(self.cut | self.deaf | self.unacked | self.mute):
+        for process in sorted({*self.cut, *self.deaf, *self.unacked, *self.mute, *self.slow}):
             self.mend(process)
 
     def mend(self, process: str) -> None:
@@ -76,6 +79,7 @@ class Network:
         self.deaf.discard(process)
         self.unacked.discard(process)
         self.mute.discard(process)
+        self.slow.pop(process, None)
         for stream in self._streams:
             for follower in list(stream._followers):  # a real client reconnects and reads on; nobody tells it how far
                 way = follower._faults
@@ -94,7 +98,7 @@ class Network:
         if random.random() < weather.bus_loss:
             return ()
         copies = 2 if random.random() < weather.bus_double else 1
-        return tuple(self.delay_s(weather.late_share) for _ in range(copies))
+        return tuple(self.delay_s(max(weather.late_share, weather.bus_late_share)) for _ in range(copies))
 
     def delay_s(self, late_share: float) -> float:
         """How long one message takes."""
@@ -123,7 +127,7 @@ class Network:
                 return told
         if process in self.cut or process in self.deaf:
             return math.inf  # until it is mended
-        return self.delay_s(self.weather.delivery_late_share)
+        return self.delay_s(self.weather.delivery_late_share) + self.slow.get(process, 0.0)
 
 
 class StreamWay:

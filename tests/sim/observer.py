@@ -28,15 +28,19 @@ CapName = tuple[str, str, str]
 
 KEPT_TRACE = 4000
 
+POLICY_AGE_NS = 15_000_000_000
+"""A node that has heard nothing of the control plane for longer refuses everything (`feed_max_age`)."""
+
 
 @dataclass(slots=True)
 class CapHistory:
     """`versions`: (control sequence, amount or None), those that may be in force; the newest is last.
 
-    `fixed`: the cap came with its key and was never changed, so it bounds what the vendor moves, too.
+    `past`: (time, amount) of those that are not in force any more. `fixed`: the cap came with its key and was never changed, so it bounds what the vendor moves, too.
     """
 
     versions: list[tuple[int, int | None]] = field(default_factory=lambda: [(0, None)])
+    past: list[tuple[int, int | None]] = field(default_factory=list)
     fixed: bool = False
 
     def most(self) -> int | None:
@@ -189,7 +193,7 @@ class Observer:
                 if event.get("caps"):
                     self._caps_set(sequence, event["caps"])
                     for name in self._caps_of[f"key:{event['id']}"]:
-                        self.caps[name] = CapHistory(self.caps[name].versions[-1:], fixed=True)
+                        self.caps[name] = CapHistory(self.caps[name].versions[-1:], [], fixed=True)
                 self.agent_of_key[event["id"]] = f"agent:{event['agent']}"
             case "KeyResumed":
                 self._stopped.pop(f"key:{event['id']}", None)
@@ -235,7 +239,9 @@ class Observer:
         if caps and sequence is not None:
             for name in sorted(self._caps_of[caps]):
                 history = self.caps[name]
-                history.versions = [version for version in history.versions if version[0] >= sequence]
+                over = [version for version in history.versions if version[0] < sequence]
+                history.versions = history.versions[len(over) :]
+                history.past += [(self._now_ns(), amount) for _, amount in over]
                 self.books.changed |= self._spots_of_cap[name]
             self._record()
 
@@ -284,9 +290,7 @@ class Observer:
         account, meter, window, start = line.rsplit(":", 3)
         self.note(f"REFUSED {request_id} {line} {bound} at {actor}")
         if window == "request":
-            cap = self.caps[account, meter, window].least()
-            if cap is None or bound <= cap:
-                self.blame(f"P2: {request_id} ({bound}) was refused on {line}, whose cap is {cap}")
+            self._check_single(request_id, account, meter, bound)
             return
         spot = (account, meter, window, int(start))
         since_ns = arrived_ns - self._exhausted_ttl_ns
@@ -298,6 +302,15 @@ class Observer:
         if not any(cap is not None and occupied + bound > cap for _, occupied, cap in instants):
             shown = [(at_ns / 1e9, occupied, cap) for at_ns, occupied, cap in instants[-8:]]
             self.blame(f"P2: {request_id} ({bound}) was refused on {line}, which had room all the time: {shown}")
+
+    def _check_single(self, request_id: str, account: str, meter: str, bound: int) -> None:
+        """A cap of single requests is checked by the node's own policy, which may lag behind a cap that was raised."""
+        history = self.caps[account, meter, "request"]
+        since_ns = self._now_ns() - POLICY_AGE_NS
+        lately = [amount for _, amount in history.versions]
+        lately += [amount for until_ns, amount in history.past if until_ns >= since_ns]
+        if not any(amount is not None and bound > amount for amount in lately):
+            self.blame(f"P2: {request_id} ({bound}) was refused on {account} {meter} request, of {lately}")
 
     # ------------------------------------------------------------ what the vendor does
 

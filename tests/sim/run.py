@@ -4,6 +4,7 @@ python -m sim.run --first 1 --count 100 [--climate all] [--without proof_age] [-
 """
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -37,12 +38,14 @@ def main(arguments: list[str]) -> int:
         result = run_seed(seed, options.climate)
         if options.trace:
             sys.stdout.write("\n".join(result.trace) + "\n")
+        digest = hashlib.sha256("\n".join(result.trace).encode()).hexdigest()
         summary = {
             "seed": seed,
             "climate": result.climate,
             "violations": result.violations[:5],
             "counts": result.counts,
             "ends": result.ends,
+            "digest": digest,
         }
         sys.stdout.write(json.dumps(summary) + "\n")
         sys.stdout.flush()

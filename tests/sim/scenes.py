@@ -329,12 +329,30 @@ async def a_push_without_the_one_before(cluster: Cluster) -> None:
     assert await node.call(pay(first, 10)) == "key_revoked"
 
 
+async def an_old_record_comes_late(cluster: Cluster) -> None:
+    """B4: the delta that resumes a key is under way for long, and arrives after the one that revokes it."""
+    world, node = cluster.world, cluster.nodes[0]
+    key = await a_key(cluster)
+    await cluster.suspend(key.id)
+    slow: list[float] = [0.5]
+
+    def one_slow_delta(_: str, receiver: str, subject: str) -> tuple[float, ...] | None:
+        return (slow.pop(),) if slow and (receiver, subject) == ("n1", FEED) else None
+
+    world.network.bus_scripts.append(one_slow_delta)
+    await cluster.resume(key.id)
+    await cluster.revoke(key.id)
+    assert not slow
+    await asyncio.sleep(0.6)
+    assert await node.call(pay(key, 10)) == "key_revoked"
+
+
 async def a_key_is_issued_again_after_its_end(cluster: Cluster) -> None:
     """12: a KeyIssued lands after the KeyRevoked of the same key."""
     world, node = cluster.world, cluster.nodes[0]
     key = await a_key(cluster)
     await cluster.revoke(key.id)
-    batches = [decode_batch(stored.payload) for stored in world.control.between(0, 10**9)]
+    batches = [decode_batch(stored.payload) for stored in world.control.between(0, world.control.state().last_sequence)]
     issued = next(event for batch in batches for event in batch.events if isinstance(event, KeyIssued))
     await cluster.command(
         lambda _state, _figures, _moment: Decision((issued,), None), cluster.by("again"), lambda _: None

@@ -211,7 +211,7 @@ class Story:
             bound,
             plan,
             stream=stream,
-            connects_s=random.choice((0.0, 0.0, 0.001, 0.05, 0.5)),
+            connects_s=random.choice((0.0, 0.0, 0.001, 0.05, 0.2, 0.5)),
             tokens=random.choice((0, 100)),
             resends=random.random() < 0.05,
         )
@@ -234,8 +234,9 @@ class Story:
     async def _operator(self, random: Random) -> None:
         """Commands, one after the other, until the story ends."""
         until_ns = self.world.now_ns() + round(STORY_S * 1e9)
+        a_second = random.choice((3, 3, 12))
         while self.world.now_ns() < until_ns:
-            await asyncio.sleep(random.expovariate(3))
+            await asyncio.sleep(random.expovariate(a_second))
             try:
                 await self._command(random)
             except CommandRefused as error:
@@ -254,8 +255,10 @@ class Story:
             self.world.observer.note(f"command refused: {error.refusal}")
 
     async def _command(self, random: Random) -> None:
-        cluster, key = self.cluster, random.choice(self.keys)
-        match random.choice(("revoke", "issue", "suspend", "resume", "caps", "caps", "agent", "patch", "reconcile")):
+        cluster, key = self.cluster, random.choice(self.keys[-2:] if random.random() < 0.5 else self.keys)
+        match random.choice(
+            ("revoke", "issue", "issue", "suspend", "resume", "caps", "caps", "agent", "patch", "reconcile")
+        ):
             case "revoke":
                 key.revoked = True
                 await cluster.revoke(key.token if random.random() < 0.5 else key.id, key.id)

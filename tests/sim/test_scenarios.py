@@ -16,6 +16,7 @@ ONE_CONTROL = [
     scenes.an_unheard_node_relays,
     scenes.a_stream_outlives_no_rejoin,
     scenes.a_push_without_the_one_before,
+    scenes.an_old_record_comes_late,
     scenes.a_key_is_issued_again_after_its_end,
 ]
 

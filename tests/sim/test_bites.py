@@ -1,0 +1,74 @@
+"""The simulation can fail: with a mechanism of the protocol switched off, it finds out."""
+
+from collections.abc import Iterable
+
+import pytest
+from sim import mutants, scenes
+from sim.mutants import Mutant
+from sim.run import run_seed
+from sim.scene import Act, rehearse
+
+MAX_SEEDS = 120
+"""Enough for the mutant that hides best, several times over."""
+
+OUR_OWN = ("crashed: TypeError", "crashed: AttributeError", "crashed: NameError")
+"""A mutant that does not fit the code any more proves nothing."""
+
+BY_SEEDS: list[tuple[Mutant, str]] = [
+    (mutants.no_fence_assertion, "fences"),
+    (mutants.no_intent_before_dispatch, "calm"),
+    (mutants.no_proof_age, "all"),
+    (mutants.a_new_id_for_each_sending, "rain"),
+    (mutants.amounts_of_one_message, "rain"),
+    (mutants.no_barrier_wait, "pauses"),
+    (mutants.holes_in_the_feed, "gossip"),
+    (mutants.no_second_look_at_the_key, "calm"),
+    (mutants.streams_are_not_cut, "calm"),
+    (mutants.leases_outlive_the_fence, "fences"),
+    (mutants.a_fence_returns_nothing, "fences"),
+    (mutants.what_was_used_is_free, "calm"),
+    (mutants.a_little_more_is_lent, "calm"),
+    (mutants.leases_are_a_reason, "calm"),
+    (mutants.no_mark_before_a_refusal, "lag"),
+    (mutants.a_takeover_does_not_wait_for_the_fold, "takeovers"),
+    (mutants.what_is_released_may_go_out, "calm"),
+]
+
+
+@pytest.mark.parametrize(("mutant", "climate"), BY_SEEDS, ids=lambda value: getattr(value, "__name__", value))
+def test_some_seed_objects(mutant: Mutant, climate: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutant(monkeypatch)
+    assert any(found(range(1, MAX_SEEDS + 1), climate)), "no seed minds"
+
+
+def found(seeds: Iterable[int], climate: str) -> Iterable[bool]:
+    for seed in seeds:
+        try:
+            violations = run_seed(seed, climate).violations
+        except AssertionError as error:
+            violations = [f"stuck: {error!r}"]  # it does not even get as far as a verdict
+        yield any(not violation.startswith(OUR_OWN) for violation in violations)
+
+
+BY_SCENES: list[tuple[Mutant, Act, int]] = [
+    (mutants.a_duplicate_is_proof, scenes.a_duplicate_is_no_proof, 1),
+    (mutants.a_fence_counts_at_once, scenes.a_young_fence_blocks_the_next_barrier, 1),
+    (mutants.no_proof_age, scenes.an_unheard_node_relays, 1),
+    (mutants.streams_are_not_cut, scenes.a_stream_outlives_no_rejoin, 1),
+    (mutants.holes_in_the_feed, scenes.a_push_without_the_one_before, 1),
+    (mutants.older_records_replace_newer, scenes.an_old_record_comes_late, 1),
+    (mutants.a_key_revives, scenes.a_key_is_issued_again_after_its_end, 1),
+    (mutants.an_idle_leader_hears_nothing, scenes.an_idle_leader_is_deposed, 2),
+]
+
+
+@pytest.mark.parametrize(
+    ("mutant", "act", "controls"), BY_SCENES, ids=lambda value: getattr(value, "__name__", str(value))
+)
+def test_the_scene_objects(mutant: Mutant, act: Act, controls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutant(monkeypatch)
+    try:
+        violations = rehearse(act, controls=controls).world.observer.violations
+    except (AssertionError, Exception) as error:  # the scene's own expectations count as well
+        violations = [repr(error)]
+    assert violations, "the scene does not mind"
