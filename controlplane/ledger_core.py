@@ -53,7 +53,7 @@ MAX_GRANTS = 1_000
 MOVING_NS = 300 * MS
 """Fifteen recalls: a line of which nothing came back, and nothing was taken, for so long does not move."""
 
-HARD_WAITS = 3
+HARD_WAITS = 8
 """No ask waits longer than so many times `lease_wait_ms`, whatever moves. A node's patience is the same."""
 
 

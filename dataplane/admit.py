@@ -57,6 +57,11 @@ Held = tuple[LeaseDesk, dict[str, int]] | None
 """A reservation for which there is no intent yet."""
 
 
+LEASE_WAITS = 8
+"""The ledger gives up after `lease_wait_ms`, or eight times that while money is on its way back (rule G6); giving up
+here before it has answered would turn exact refusals into 503s on a busy machine."""
+
+
 class TooLate(Exception):
     """The intent is not acknowledged, and the request has waited long enough."""
 
@@ -68,7 +73,7 @@ class Admitter:
         self._node = node
         self._ends = ends
         self._membership = membership
-        self._lease_wait_ns = node.timing.lease_wait_ms * MS
+        self._lease_wait_ns = LEASE_WAITS * node.timing.lease_wait_ms * MS
         self._admit_timeout_ns = node.timing.admit_timeout_ms * MS
 
     async def admit(self, wanted: Wanted, request_id: str) -> Admission | Refusal:
@@ -81,7 +86,9 @@ class Admitter:
         refusal: Refusal = AGAIN
         for attempt in range(MAX_INTENTS):
             name = request_id if attempt == 0 else ids.request_id(self._node.draw(ids.ID_BYTES))
-            admission = await self._reserve(wanted, name, deadline_ns, takes, taken)
+            admission = self._at_once(wanted, name, takes, taken)
+            if admission is None:
+                admission = await self._reserve(wanted, name, deadline_ns, takes, taken)
             if isinstance(admission, Refusal):
                 self._ends.correct_rates(takes, taken, 0)
                 return admission
@@ -113,6 +120,26 @@ class Admitter:
         return takes, taken
 
     # ------------------------------------------------------------------ leases and intent
+
+    def _at_once(self, wanted: Wanted, name: str, takes: list[Take], taken: list[float]) -> Admission | Refusal | None:
+        """What `_reserve` does where nothing must be waited for: far from every cap, always. None: wait."""
+        incarnation = self._membership.current
+        if incarnation is None or self._node.closed() is not None:
+            return None
+        verdict = self._judge(wanted)
+        if isinstance(verdict, Refusal):
+            return verdict
+        caller, needed = verdict
+        if not incarnation.desk.try_now(needed):
+            return None
+        admission = Admission(name, wanted, caller, incarnation, needed, takes, taken)
+        refusal = self._append_intent(admission)
+        if refusal is None:
+            return admission
+        if refusal is AGAIN:
+            return None
+        _give_up((incarnation.desk, needed))
+        return refusal
 
     async def _reserve(
         self, wanted: Wanted, name: str, deadline_ns: int, takes: list[Take], taken: list[float]
@@ -146,6 +173,7 @@ class Admitter:
                     continue
                 rounds += 1
                 ask_id = name if rounds == 1 else f"{name}-{rounds}"
+                self._node.journal.flush()  # what has ended may make room for this one
                 end = await incarnation.desk.obtain(ask_id, caller.key.id, needed, deadline_ns)
                 if isinstance(end, Refusal):
                     return end
@@ -166,6 +194,11 @@ class Admitter:
             if not node.joining() or node.clock.elapsed_ns() >= deadline_ns:
                 return closed
             await asyncio.sleep(JOIN_POLL_S)
+        return self._judge(wanted)
+
+    def _judge(self, wanted: Wanted) -> tuple[Caller, dict[str, int]] | Refusal:
+        """What the policy of this moment says of a request."""
+        node = self._node
         call = (wanted.upstream, wanted.method, wanted.segments, wanted.model)
         caller, refusal = still_allowed(node.snapshot, wanted.caller, wanted.digest, node.feed.now_ns(), call)
         if refusal is not None:
@@ -197,6 +230,7 @@ class Admitter:
             stream=wanted.stream,
             idempotency=wanted.idempotency,
         )
+        node.journal.flush()
         try:
             admission.intent = incarnation.log.append_nowait((event,))
         except LogError as error:

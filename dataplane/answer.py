@@ -40,8 +40,8 @@ class Answer(StreamResponse):
         """Write. Raises ConnectionError if the client has gone."""
         if not self._eof_sent:
             self._eof_sent = True
-            if self._data and self._request is not None:
-                await self._request.writer.write(self._data)
+            if self._data and self._request is not None and not write(self._request, self._data):
+                raise ConnectionResetError
 
 
 def head(status: int, headers: Sequence[Header], framing: bytes, request: BaseRequest, *, keep_alive: bool) -> bytes:

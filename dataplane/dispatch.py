@@ -91,7 +91,8 @@ class Dispatcher:
             if not carriage.sent_ns:
                 carriage.sent_ns = self._clock.elapsed_ns()
 
-        carriage.phase = Phase.SENDING_LARGE if len(outgoing.body) > SLICE_BYTES else Phase.OTHER
+        if len(outgoing.body) > SLICE_BYTES:
+            carriage.interruptible(Phase.SENDING_LARGE)
         try:
             response = await destination.client.send(
                 destination.origin,

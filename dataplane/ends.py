@@ -10,7 +10,6 @@ from dataplane.core.ratelimit import Take
 from dataplane.inflight import Admission, State
 from dataplane.node import Node
 from events.types import LeaseReturned, NodeEvent, RequestReleased, RequestSettled
-from schemas.accounts import parse_line
 from schemas.amounts import Amounts
 from schemas.refusals import Refusal
 
@@ -85,8 +84,15 @@ class Ends:
 
     def _end(self, admission: Admission, event: NodeEvent, returned: dict[str, int]) -> None:
         admission.state = State.ENDED
+        admission.on_cut = None  # who relays it refers back to it; nobody should wait for the garbage collector
         self._node.inflight.remove(admission)
-        self._node.journal.post((event, LeaseReturned(returned)) if returned else (event,))
+        if returned:
+            self._node.journal.post((event, LeaseReturned(returned)))
+        elif isinstance(event, RequestSettled) and event.object is not None:
+            # The client's next call may be about this object, through any node: the ledger must know it by then.
+            self._node.journal.post((event,))
+        else:
+            self._node.journal.end(event)
 
     def correct_rates(self, takes: list[Take], taken: list[float], tokens: int) -> None:
         """Tokens were taken by the bound; give back what was not used. (The request itself stays counted.)"""
@@ -109,7 +115,7 @@ def _used(needs: dict[str, int], outcome: Outcome, actual: Amounts) -> dict[str,
     exposure = outcome.object
     used = {}
     for line in needs:
-        meter = parse_line(line).meter
+        meter = line.rsplit(":", 3)[1]
         if exposure is not None and exposure.meter == meter:
             used[line] = exposure.exposure_nanos
         else:

@@ -114,7 +114,7 @@ class Carriage:
         self.outgoing = outgoing
         self.wanted = wanted
         self.admission = admission
-        self.task = asyncio.current_task()
+        self.task: asyncio.Task[object] | None = None
         self.phase = Phase.OTHER
         self.cut: Refusal | None = None
         self.client_gone = False
@@ -127,6 +127,16 @@ class Carriage:
     @property
     def request(self) -> BaseRequest:
         return self.exchange.request
+
+    @property
+    def secrets(self) -> tuple[bytes, ...]:
+        """What must not be in the answer: the real credential, and the vault key."""
+        return (*self.destination.secrets, self.exchange.token)
+
+    def interruptible(self, phase: Phase) -> None:
+        """From now on, in the task that calls this, `stop` may interrupt."""
+        self.task = asyncio.current_task()
+        self.phase = phase
 
     def readmitted(self, admission: Admission) -> None:
         """Another admission takes the place of one that was released before anything was sent."""

@@ -72,7 +72,8 @@ class Feed:
 
     def now_ns(self) -> int:
         """The control plane's time; 0 before anything was heard."""
-        return self._time.now_ns(self._clock.elapsed_ns())
+        offset_ns = self._time.offset_ns
+        return offset_ns + self._clock.elapsed_ns() if offset_ns is not None else 0
 
     def age_ns(self) -> int:
         """How long nothing has been heard."""
@@ -143,7 +144,7 @@ class Feed:
         changes = self.snapshot.apply(delta)
         if delta.records:
             self._on_applied(changes, self.snapshot.position)
-        elif self._time.known:
+        elif self._time.offset_ns is not None:
             self.snapshot.sweep(self.now_ns())
 
     def _apply_kept(self) -> None:

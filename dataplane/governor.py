@@ -16,7 +16,8 @@ Each is handled in one step (dataplane.enforce, dataplane.leases) before anythin
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import msgspec
 
@@ -40,7 +41,7 @@ from events.log.port import AppendPort, LogError
 from events.messaging.port import Bus, Message, Subscription
 from events.types import NodeStopped, RequestRefused
 from schemas.accounts import NANOS_PER_S, parse_line
-from schemas.identity import Identity
+from schemas.identity import Identity, format_identity
 from schemas.policy import KeyPolicy
 from schemas.refusals import Refusal, refuse
 from schemas.rpc import Grants, ObjectAnswer, ObjectAsk, Push, RegisterAsk, UsageAnswer
@@ -62,6 +63,10 @@ CLOSE_S = 5.0
 """At the end the log gets this long to take the last events."""
 
 _log = logging.getLogger(__name__)
+
+
+SETTLEMENT_PAUSES_S = (0.01, 0.03, 0.1)
+"""A client may use an object before the settlement that told of it is folded: an unknown one is asked for again."""
 
 
 class Governor:
@@ -144,6 +149,7 @@ class Governor:
         """Stop at once, as a crash would, but tidily: no task survives. Idempotent."""
         node = self._node
         node.draining = True
+        node.journal.flush()
         for subscription in (self._push, node.feed):
             if isinstance(subscription, Feed):
                 await subscription.stop()
@@ -184,18 +190,24 @@ class Governor:
         found = self.lookup(tokens)
         return found if isinstance(found, Refusal) else self.check_key(*found) or found
 
+    def known_caller(self, key: KeyPolicy, identity: Sequence[str]) -> Caller | Unregistered | Refusal:
+        """Step 3: the key with its agent. `identity`: values of X-Agent-Identity."""
+        found = access.identify(self._node.snapshot, key, identity)
+        return found if isinstance(found, Unregistered | Refusal) else self._node.callers.get(key, *found)
+
+    async def register(self, key: KeyPolicy, unregistered: Unregistered) -> Caller | Refusal:
+        """Step 3 for an agent that a declared identity names for the first time."""
+        said = unregistered.identity
+        refusal = await self._register(key, said)
+        caller = refusal or self.known_caller(key, (format_identity(said),))
+        if isinstance(caller, Unregistered):
+            return refuse("policy_unavailable", "the agent could not be registered now; nothing was sent")
+        return caller
+
     async def caller(self, key: KeyPolicy, identity: Sequence[str]) -> Caller | Refusal:
-        """Step 3: the key with its agent. `identity`: values of X-Agent-Identity. Registers a new declared agent."""
-        node = self._node
-        found = access.identify(node.snapshot, key, identity)
-        if isinstance(found, Unregistered):
-            refusal = await self._register(key, found.identity)
-            if refusal is not None:
-                return refusal
-            found = access.identify(node.snapshot, key, identity)
-            if isinstance(found, Unregistered):
-                return refuse("policy_unavailable", "the agent could not be registered now; nothing was sent")
-        return found if isinstance(found, Refusal) else node.callers.get(key, *found)
+        """Both: the caller, registered first if need be."""
+        caller = self.known_caller(key, identity)
+        return await self.register(key, caller) if isinstance(caller, Unregistered) else caller
 
     def plan(self, caller: Caller) -> Plan:
         """The caps that apply to a caller now."""
@@ -206,9 +218,17 @@ class Governor:
 
         `replayed_to`: the request to which an answer about it was replayed, to learn of earlier attempts too.
         """
-        ask = ObjectAsk(ref)
         if replayed_to is not None:
-            ask = ObjectAsk(ref, replayed_to.wanted.idempotency, replayed_to.request_id)
+            return await self._ask_object(ObjectAsk(ref, replayed_to.wanted.idempotency, replayed_to.request_id))
+        known = await self._ask_object(ObjectAsk(ref))
+        for pause_s in SETTLEMENT_PAUSES_S:
+            if not isinstance(known, ObjectAnswer) or known.counted_usd_nanos is not None:
+                break
+            await asyncio.sleep(pause_s)
+            known = await self._ask_object(ObjectAsk(ref))
+        return known
+
+    async def _ask_object(self, ask: ObjectAsk) -> ObjectAnswer | Refusal:
         for _ in range(ASK_TRIES):
             with contextlib.suppress(Unanswered):
                 return await self._node.control.object(ask, ASK_TIMEOUT_S)
@@ -235,9 +255,9 @@ class Governor:
 
     # ------------------------------------------------------------------ a request
 
-    async def admit(self, wanted: Wanted, request_id: str) -> Admission | Refusal:
+    def admit(self, wanted: Wanted, request_id: str) -> Coroutine[Any, Any, Admission | Refusal]:
         """Admit a request: its intent is in the log, its bound is reserved. `admission.request_id` is its id."""
-        return await self._admitter.admit(wanted, request_id)
+        return self._admitter.admit(wanted, request_id)
 
     def check_dispatch(self, admission: Admission) -> Refusal | None:
         """Rule A3. None: the first byte goes out in this very step, and the request counts as sent.
@@ -327,6 +347,7 @@ class Governor:
         node = self._node
         while True:
             await asyncio.sleep(TICK_S)
+            node.look()
             self._admitter.expire()
             incarnation = node.incarnation
             if incarnation is None:
@@ -360,6 +381,7 @@ class Governor:
                 while (incarnation := self._node.incarnation) is None:  # noqa: ASYNC110 - rare, and ends by itself
                     await asyncio.sleep(TICK_S)
                 incarnation.desk.give_back_all()
+                self._node.journal.flush()
                 stopped = NodeStopped(self._node.clock.wall_ns())
                 await incarnation.log.append_nowait((stopped,), essential=True)
 

@@ -58,21 +58,29 @@ class Bodies:
     def __init__(self) -> None:
         self.held_bytes = 0
 
+    def ready(self, request: BaseRequest, limit_bytes: int) -> bytes | Refusal | None:
+        """The whole body if it is here already; None: `read` it. Whoever got bytes calls `done` with them, once."""
+        content = request.content
+        if not content.is_eof() or content.exception() is not None:
+            return None
+        body = content.read_nowait()
+        size = len(body)
+        if size > SMALL_BYTES:
+            if size > limit_bytes:
+                return _too_large(limit_bytes)
+            if size > MAX_HELD_BYTES - self.held_bytes:
+                return _FULL
+            self.held_bytes += size
+        return body if size <= limit_bytes else _too_large(limit_bytes)
+
     async def read(self, request: BaseRequest, limit_bytes: int) -> bytes | Refusal:
-        """The whole body. Whoever got bytes calls `done` with them, once."""
+        """The whole body, waited for. Whoever got bytes calls `done` with them, once."""
         announced = request.headers.get("Content-Length", "")
         length = int(announced) if announced.isascii() and announced.isdigit() else 0
         if length > limit_bytes:
             return _too_large(limit_bytes)
         if length > MAX_HELD_BYTES - self.held_bytes:
             return _FULL
-        content = request.content
-        if content.is_eof() and content.exception() is None:
-            body = content.read_nowait()
-            if len(body) > limit_bytes:
-                return _too_large(limit_bytes)
-            self._hold(len(body))
-            return body
         if "Expect" in request.headers and request.transport is not None:
             request.transport.write(_CONTINUE)
         try:
@@ -87,10 +95,6 @@ class Bodies:
         if len(body) > SMALL_BYTES:
             self.held_bytes -= len(body)
 
-    def _hold(self, size: int) -> None:
-        if size > SMALL_BYTES:
-            self.held_bytes += size
-
     async def _gather(self, request: BaseRequest, limit_bytes: int) -> bytes | Refusal:
         parts: list[bytes] = []
         size = 0
@@ -101,7 +105,8 @@ class Bodies:
             if size > MAX_HELD_BYTES - self.held_bytes:
                 return _FULL
             parts.append(piece)
-        self._hold(size)
+        if size > SMALL_BYTES:
+            self.held_bytes += size
         return b"".join(parts)
 
 

@@ -5,6 +5,10 @@ Intents belong to one incarnation: if it is fenced before they are acknowledged 
 acknowledged, the next incarnation's log gets them (rule F3). They may then be in both logs; folds take a request's end
 once, by its id.
 
+Nobody waits for a request's end, and only one append is in flight at a time (L1): an end that was appended at once
+would make the next request's intent wait for it. So ends wait a few milliseconds for an intent to share its message,
+and go before it: what they free may be what the intent reserves.
+
 What is posted is kept until it is acknowledged: at most the ends of the requests in flight, which the proxy bounds,
 and the refusals, which `dataplane.refused` bounds.
 """
@@ -24,6 +28,12 @@ NodeLog = SoleWriterLog[NodeEvent]
 _LASTING = (RequestSettled, RequestReleased, RequestRefused)
 _log = logging.getLogger(__name__)
 
+PATIENCE_S = 0.005
+"""How long an end waits for company. Short, because what is not in the log yet is unknown if the process is killed."""
+
+GROUP_EVENTS = 64
+"""So many go at once: they fit into any message."""
+
 Posted = tuple[Sequence[NodeEvent], "asyncio.Future[Appended]"]
 
 
@@ -34,6 +44,8 @@ class Journal:
         self._log: NodeLog | None = None
         self._posted: deque[Posted] = deque()
         self._waiting: deque[Sequence[NodeEvent]] = deque()
+        self._ends: list[NodeEvent] = []
+        self._ticking = False
 
     @property
     def waiting(self) -> int:
@@ -44,7 +56,7 @@ class Journal:
     def settled(self) -> bool:
         """Whether everything posted is acknowledged."""
         self._drop_acknowledged()
-        return not self._posted and not self._waiting
+        return not self._posted and not self._waiting and not self._ends
 
     def attach(self, log: NodeLog) -> None:
         """From now on write to `log`, beginning with what the one before could not."""
@@ -54,6 +66,7 @@ class Journal:
     def detach(self) -> None:
         """The log has ended. What it did not acknowledge, and outlives it, waits for the next one."""
         self._log = None
+        self.flush()
         unsure = []
         for events, stored in self._posted:
             if not _acknowledged(stored):
@@ -62,10 +75,34 @@ class Journal:
         self._posted.clear()
         waiting, self._waiting = self._waiting, deque()
         for events in (*unsure, *waiting):
-            self.post(events)
+            self._post(events)
+
+    def end(self, event: NodeEvent) -> None:
+        """Append the end of a request: soon, and before the next intent (who appends one calls `flush` first)."""
+        self._ends.append(event)
+        if len(self._ends) >= GROUP_EVENTS:
+            self.flush()
+        elif not self._ticking:
+            # Left to run when the ends go earlier: one timer in this time is cheaper than one for each of them.
+            self._ticking = True
+            asyncio.get_running_loop().call_later(PATIENCE_S, self._tick)
+
+    def _tick(self) -> None:
+        self._ticking = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Append the ends that wait for company."""
+        if self._ends:
+            ends, self._ends = self._ends, []
+            self._post(ends)
 
     def post(self, events: Sequence[NodeEvent]) -> None:
         """Append events that nobody waits for, in order; keep them while no log takes them."""
+        self.flush()
+        self._post(events)
+
+    def _post(self, events: Sequence[NodeEvent]) -> None:
         if self._log is None:
             # In another incarnation's log the rest would mean nothing: leases are void, positions are told anew.
             if lasting := tuple(event for event in events if isinstance(event, _LASTING)):
@@ -89,7 +126,7 @@ class Journal:
         """Offer the log what is waiting. Called on attaching and now and then."""
         waiting, self._waiting = self._waiting, deque()
         for events in waiting:
-            self.post(events)
+            self._post(events)
 
     def _drop_acknowledged(self) -> None:
         posted = self._posted

@@ -44,6 +44,7 @@ class Node:
         self.limits = RateLimits()
         self.callers = Callers()
         self.draining = False
+        self.shut: Refusal | None = None
         self.feed: Feed
         self.membership: Membership
         self.proof_ttl_ns = timing.proof_ttl_ms * MS
@@ -73,11 +74,16 @@ class Node:
         feed = self.feed
         if incarnation is None or not feed.loaded or feed.snapshot.position < incarnation.joined_seq:
             return _NO_POLICY
-        if feed.age_ns() > self._feed_max_age_ns:
-            return _NO_POLICY
-        if self.journal.waiting or self.log_is_slow(incarnation):
-            return _NO_LOG
-        return None
+        return self.shut or (_NO_LOG if self.journal.waiting else None)
+
+    def look(self) -> None:
+        """Judge what changes slowly: the feed's silence, the log's answers. Called many times a second."""
+        incarnation = self.membership.current
+        self.shut = None
+        if self.feed.age_ns() > self._feed_max_age_ns:
+            self.shut = _NO_POLICY
+        elif incarnation is not None and self._log_is_slow(incarnation):
+            self.shut = _NO_LOG
 
     def joining(self) -> bool:
         """Whether the only reason against admitting may pass in a moment: a join, or its policy, is under way."""
@@ -86,7 +92,7 @@ class Node:
             incarnation is None or not self.feed.loaded or self.snapshot.position < incarnation.joined_seq
         )
 
-    def log_is_slow(self, incarnation: Incarnation) -> bool:
+    def _log_is_slow(self, incarnation: Incarnation) -> bool:
         """Whether an intent queued now would most likely not be acknowledged in time (or the log is full, L6)."""
         log = incarnation.log
         return log.trouble == "stream_full" or log.stalled_ns() > self._admit_timeout_ns

@@ -15,7 +15,7 @@ from aiohttp.web import BaseRequest, StreamResponse
 from dataplane.adapters import neutral
 from dataplane.adapters.port import Call, Outcome, Outgoing, Reading, Rendered
 from dataplane.answer import Answer, keeps_alive, whole
-from dataplane.core.access import Caller, allow, allow_model
+from dataplane.core.access import Caller, Unregistered, allow, allow_model
 from dataplane.core.lines import must_be_bounded
 from dataplane.core.path import parse_target
 from dataplane.core.repeats import repeat_digest
@@ -34,11 +34,16 @@ from events.clock import Clock
 from events.types import RequestRefused
 from schemas import ids
 from schemas.amounts import Amounts
+from schemas.policy import KeyPolicy
 from schemas.refusals import Refusal, refuse
 from schemas.rpc import ObjectAnswer
 
 MAX_RECORDED_CHARS = 256
 """Of a model's name in events: vendors' are shorter, and a caller chooses it."""
+
+MAX_ROUTES = 2_048
+"""Routes kept, of targets up to MAX_KEPT_CHARS: less than a megabyte."""
+MAX_KEPT_CHARS = 128
 
 _INTERNAL = refuse("internal", "the gateway failed; nothing more is known to the client")
 _REPEATED_HOST = refuse("request_malformed", "the request names more than one Host")
@@ -64,6 +69,7 @@ class Proxy:
         self._metrics = metrics
         self._draw = draw
         self._bodies = Bodies()
+        self._routes: dict[tuple[str, str], Route] = {}
         self._own = OwnEndpoints(governor, metrics, slot)
         self._dispatcher = Dispatcher(governor, clock)
         self._relay = Relay(governor, clock)
@@ -118,13 +124,23 @@ class Proxy:
             destination.lane.leave()
 
     def _route(self, request: BaseRequest) -> Route | OwnRoute | Refusal:
-        target = parse_target(request.raw_path)
-        if isinstance(target, Refusal):
-            return target
+        """Step 1. Routes are kept by what they follow from: agents call the same few targets again and again."""
         hosts = request.headers.getall("Host", ())
         if len(hosts) > 1:
             return _REPEATED_HOST
-        return self._destinations.routes.resolve(target, hosts[0] if hosts else "")
+        place = (request.raw_path, hosts[0] if hosts else "")
+        route = self._routes.get(place)
+        if route is not None:
+            return route
+        target = parse_target(place[0])
+        if isinstance(target, Refusal):
+            return target
+        found = self._destinations.routes.resolve(target, place[1])
+        if isinstance(found, Route) and len(place[0]) <= MAX_KEPT_CHARS:
+            if len(self._routes) >= MAX_ROUTES:
+                self._routes.clear()
+            self._routes[place] = found
+        return found
 
     async def _decide(
         self, exchange: Exchange, destination: Destination, route: Route
@@ -134,14 +150,25 @@ class Proxy:
         headers = request.raw_headers
         query = route.query.encode("ascii")
         call = Call(route.upstream, request.method, route.path, route.segments, query, headers, b"")
-        caller = await self._identify(exchange, destination, call)
+        found = self._authenticate(exchange, destination, call)
+        if isinstance(found, Refusal):
+            return found
+        key, digest = found
+        identity = request.headers.getall("X-Agent-Identity", ())
+        if identity and any(without_tokens(said) != said for said in identity):
+            return _misplaced("X-Agent-Identity")
+        caller = self._governor.known_caller(key, identity)
+        if isinstance(caller, Unregistered):
+            caller = await self._governor.register(key, caller)
         if isinstance(caller, Refusal):
             return caller
-        exchange.who = caller[0].who
-        refusal = allow(caller[0], route.upstream, call.method, call.segments)
+        exchange.who = caller.who
+        refusal = allow(caller, route.upstream, call.method, call.segments)
         if refusal is not None:
             return refusal
-        body = await self._bodies.read(request, destination.settings.max_body_bytes)
+        body = self._bodies.ready(request, destination.settings.max_body_bytes)
+        if body is None:
+            body = await self._bodies.read(request, destination.settings.max_body_bytes)
         if isinstance(body, Refusal):
             return body
         if body:
@@ -151,23 +178,24 @@ class Proxy:
         if isinstance(reading, Refusal):
             return reading
         exchange.model = _recordable(reading.model)
-        if (refusal := allow_model(caller[0], reading.model)) is not None:
+        if (refusal := allow_model(caller, reading.model)) is not None:
             return refusal
-        bound = await self._bound(destination, call, reading, caller[0])
+        known = await self._governor.object(reading.wants) if reading.wants else None
+        bound = known if isinstance(known, Refusal) else self._bound(destination, call, reading, caller, known)
         if isinstance(bound, Refusal):
             return bound
         exchange.bound = bound
-        outgoing = adapter.rewrite(call, reading, caller[0].key.id, destination.credential)
+        outgoing = adapter.rewrite(call, reading, key.id, destination.credential)
         if isinstance(outgoing, Refusal):
             return outgoing
         if where := misplaced_token(outgoing.target, outgoing.headers, outgoing.body, exchange.token):
             return _misplaced(where)
-        return call, reading, outgoing, _wanted(exchange, caller, route, reading)
+        return call, reading, outgoing, _wanted(exchange, caller, digest, route, reading)
 
-    async def _identify(
+    def _authenticate(
         self, exchange: Exchange, destination: Destination, call: Call
-    ) -> tuple[Caller, bytes] | Refusal:
-        """Steps 2 and 3: the caller, and the digest of its token."""
+    ) -> tuple[KeyPolicy, bytes] | Refusal:
+        """Step 2: the living key, and the digest of its token."""
         tokens = destination.adapter.find_tokens(call)
         for token in tokens:
             if token.startswith(ids.TOKEN_PREFIX):
@@ -176,22 +204,12 @@ class Proxy:
         if isinstance(found, Refusal):
             return found
         exchange.key = found[0]
-        if (refusal := self._governor.check_key(*found)) is not None:
-            return refusal
-        identity = exchange.request.headers.getall("X-Agent-Identity", ())
-        if any(without_tokens(said) != said for said in identity):
-            return _misplaced("X-Agent-Identity")
-        caller = await self._governor.caller(found[0], identity)
-        return caller if isinstance(caller, Refusal) else (caller, found[1])
+        return self._governor.check_key(*found) or found
 
-    async def _bound(self, destination: Destination, call: Call, reading: Reading, caller: Caller) -> Amounts | Refusal:
+    def _bound(
+        self, destination: Destination, call: Call, reading: Reading, caller: Caller, known: ObjectAnswer | None
+    ) -> Amounts | Refusal:
         """Step 5. A call without a bound passes only where no cap would need one."""
-        known: ObjectAnswer | None = None
-        if reading.wants:
-            answer = await self._governor.object(reading.wants)
-            if isinstance(answer, Refusal):
-                return answer
-            known = answer
         bound = destination.adapter.bound(call, reading, known)
         if isinstance(bound, Refusal):
             if bound.code != "cost_unbounded":
@@ -306,10 +324,10 @@ def _status(destination: Destination | None, refusal: Refusal) -> int:
     return refusal.kind.status
 
 
-def _wanted(exchange: Exchange, caller: tuple[Caller, bytes], route: Route, reading: Reading) -> Wanted:
+def _wanted(exchange: Exchange, caller: Caller, digest: bytes, route: Route, reading: Reading) -> Wanted:
     return Wanted(
-        caller=caller[0],
-        digest=caller[1],
+        caller=caller,
+        digest=digest,
         upstream=route.upstream,
         operation=reading.operation,
         method=exchange.request.method,
@@ -319,7 +337,7 @@ def _wanted(exchange: Exchange, caller: tuple[Caller, bytes], route: Route, read
         model=exchange.model,
         client=exchange.client,
         stream=reading.stream,
-        idempotency=repeat_digest(route.upstream, reading.account, caller[0].key.id, reading.idempotency),
+        idempotency=repeat_digest(route.upstream, reading.account, caller.key.id, reading.idempotency),
     )
 
 

@@ -17,8 +17,8 @@ import asyncio
 from msgspec.structs import replace
 
 from dataplane.adapters.port import Meter, Outcome
-from dataplane.answer import BODILESS, Answer, head, keeps_alive, whole
-from dataplane.core.scrub import Scrubber
+from dataplane.answer import BODILESS, Answer, head, keeps_alive
+from dataplane.core.scrub import mask
 from dataplane.dispatch import Ended, answer_refusal, lost_outcome
 from dataplane.exchange import Carriage
 from dataplane.governor import Governor
@@ -66,23 +66,21 @@ class Relay:
             raise
 
     async def _whole(self, carriage: Carriage, response: UpstreamResponse, meter: Meter) -> Answer:
-        destination, exchange = carriage.destination, carriage.exchange
-        try:
-            body = await response.read(max(SMALL_ANSWER_BYTES, response.buffered_bytes))
-        except UpstreamError as error:
-            await self.settle(carriage, incomplete(carriage, meter, error.code))
-            raise Ended(answer_refusal(error)) from None
+        if response.complete:
+            body = response.take_buffered()
+        else:
+            try:
+                body = await response.read(SMALL_ANSWER_BYTES)
+            except UpstreamError as error:
+                await self.settle(carriage, incomplete(carriage, meter, error.code))
+                raise Ended(answer_refusal(error)) from None
         carriage.waited_ns = self._clock.elapsed_ns() - carriage.sent_ns
         out = meter.feed(body) + meter.flush() if body else meter.flush()
-        await self.settle(carriage, meter.finish(complete=True))
-        scrubber = Scrubber((*destination.secrets, exchange.token))
-        headers = relayed_headers(carriage, response, scrubber)
-        keep_alive = keeps_alive(carriage.request)
-        if carriage.request.method == "HEAD" or response.status in BODILESS:
-            framing = _announced_length(response) if response.status not in BODILESS else b""
-            data = head(response.status, headers, framing, carriage.request, keep_alive=keep_alive)
-            return Answer(data, status=response.status, keep_alive=keep_alive)
-        return whole(response.status, headers, scrubber.whole(out), carriage.request, keep_alive=keep_alive)
+        outcome = meter.finish(complete=True)
+        if outcome.replayed and outcome.object is not None:
+            outcome = await self._as_of_now(carriage, outcome)
+        self._book(carriage, outcome)
+        return _in_one(carriage, response, out)
 
     async def _read_aside(self, carriage: Carriage, response: UpstreamResponse, meter: Meter) -> None:
         """Read an answer for its meter alone, and settle."""
@@ -97,6 +95,9 @@ class Relay:
         """Settle once; awaits only where a replayed answer's object must be looked up first."""
         if outcome.replayed and outcome.object is not None:
             outcome = await self._as_of_now(carriage, outcome)
+        self._book(carriage, outcome)
+
+    def _book(self, carriage: Carriage, outcome: Outcome) -> None:
         now_ns = self._clock.elapsed_ns()
         total_ns = now_ns - carriage.exchange.began_ns
         waited_ns = carriage.waited_ns or (now_ns - carriage.sent_ns if carriage.sent_ns else 0)
@@ -120,6 +121,20 @@ class Relay:
         if counted is None or (known.earlier_unknown and outcome.object.exposure_nanos > counted):
             return outcome
         return replace(outcome, object=None)
+
+
+def _in_one(carriage: Carriage, response: UpstreamResponse, body: bytes) -> Answer:
+    """A complete answer as one write. A HEAD answer announces the length that the vendor announced."""
+    request, status = carriage.request, response.status
+    if status in BODILESS:
+        framing = body = b""
+    elif request.method == "HEAD":
+        framing, body = _announced_length(response), b""
+    else:
+        framing = b"Content-Length: %d\r\n" % len(body)
+    keep_alive = keeps_alive(request)
+    data = head(status, relayed_headers(carriage, response), framing, request, keep_alive=keep_alive) + body
+    return Answer(mask(data, carriage.secrets), status=status, keep_alive=keep_alive)
 
 
 def _is_event_stream(response: UpstreamResponse) -> bool:

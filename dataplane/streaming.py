@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from dataplane.adapters.port import Meter, Outcome
 from dataplane.answer import LAST_CHUNK, REQUEST_ID, Answer, Header, chunk, head, keeps_alive, write
-from dataplane.core.scrub import Scrubber
+from dataplane.core.scrub import Scrubber, mask
 from dataplane.dispatch import Ended, lost_outcome
 from dataplane.exchange import Carriage, Phase
 from dataplane.governor import Governor
@@ -67,7 +67,7 @@ class Streaming:
         self._response = response
         self._meter = meter
         self._events = events
-        self._scrubber = Scrubber((*carriage.destination.secrets, carriage.exchange.token))
+        self._scrubber = Scrubber(carriage.secrets)
         self._begun = False
         self._chunked = False
         self._keep_alive = False
@@ -79,7 +79,7 @@ class Streaming:
         """Relay, settle, end. Raises Ended for a cut before the beginning."""
         carriage = self._carriage
         if self._events:
-            carriage.phase = Phase.STREAMING
+            carriage.interruptible(Phase.STREAMING)
         try:
             await self._relay_pieces()
         except asyncio.CancelledError:
@@ -115,7 +115,7 @@ class Streaming:
     def _head(self) -> bytes:
         """Length as announced where bytes go on as they come; else chunks; else the connection's end."""
         response, request = self._response, self._carriage.request
-        headers = relayed_headers(self._carriage, response, self._scrubber)
+        headers = relayed_headers(self._carriage, response)
         length = response.content_length
         if length is not None and not self._events:
             framing = b"Content-Length: %d\r\n" % length
@@ -125,7 +125,8 @@ class Streaming:
         else:
             framing = b""
         self._keep_alive = keeps_alive(request) and bool(framing)
-        return head(response.status, headers, framing, request, keep_alive=self._keep_alive)
+        data = head(response.status, headers, framing, request, keep_alive=self._keep_alive)
+        return mask(data, self._carriage.secrets)
 
     def _framed(self, data: bytes) -> bytes:
         return chunk(data) if self._chunked else data
@@ -217,12 +218,9 @@ class Streaming:
         await self._settle_with(carriage, outcome)
 
 
-def relayed_headers(carriage: Carriage, response: UpstreamResponse, scrubber: Scrubber) -> list[Header]:
-    """The vendor's headers for the client, without secrets, and the request's id."""
+def relayed_headers(carriage: Carriage, response: UpstreamResponse) -> list[Header]:
+    """The vendor's headers for the client (secrets are still in them), and the request's id."""
     headers = carriage.destination.adapter.relayed_headers(response.headers)
-    joined = b"\n".join([value for _, value in headers])
-    if scrubber.whole(joined) != joined:
-        headers = [(name, scrubber.whole(value)) for name, value in headers]
     headers.append((REQUEST_ID, carriage.exchange.request_id.encode("ascii")))
     return headers
 

@@ -22,6 +22,9 @@ from schemas.refusals import Refusal, refuse
 MAX_CALLERS = 20_000
 """Derived callers kept per node, about 2 kB each; above it the table starts anew (deriving one costs 20 us)."""
 
+MAX_VERDICTS = 64
+"""Verdicts kept per caller: an agent uses few endpoints, and paths with ids in them come and go."""
+
 _UNKNOWN = refuse("unknown_key", "the request carries no vault key that this gateway knows")
 _TWO_KEYS = refuse("unknown_key", "the request carries two different vault keys")
 _REVOKED = refuse("key_revoked", "the vault key is revoked")
@@ -42,7 +45,7 @@ class Limit(NamedTuple):
 class Caller:
     """A key and an agent, with everything that requests need of them, derived once per pair of records."""
 
-    __slots__ = ("accounts", "agent", "key", "limits", "patterns", "plan", "who")
+    __slots__ = ("accounts", "agent", "key", "limits", "patterns", "plan", "verdicts", "who")
 
     def __init__(self, key: KeyPolicy, agent: AgentPolicy, purpose: str) -> None:
         self.key = key
@@ -62,6 +65,7 @@ class Caller:
         self.patterns = _compile(key.endpoints)
         self.limits = _limits(key, agent)
         self.plan: Plan | None = None
+        self.verdicts: dict[tuple[str, str, tuple[str, ...]], Refusal | None] = {}
 
 
 class Unregistered(NamedTuple):
@@ -164,7 +168,20 @@ class Callers:
 
 
 def allow(caller: Caller, upstream: str, method: str, segments: tuple[str, ...]) -> Refusal | None:
-    """Step 4 but for the model: upstream, suspended agent, (deny rules), endpoints. The first that denies wins."""
+    """Step 4 but for the model. Verdicts are kept as long as the caller: its records do not change."""
+    place = (upstream, method, segments)
+    try:
+        return caller.verdicts[place]
+    except KeyError:
+        pass
+    if len(caller.verdicts) >= MAX_VERDICTS:
+        caller.verdicts.clear()
+    verdict = caller.verdicts[place] = _allow(caller, upstream, method, segments)
+    return verdict
+
+
+def _allow(caller: Caller, upstream: str, method: str, segments: tuple[str, ...]) -> Refusal | None:
+    """Upstream, suspended agent, (deny rules), endpoints. The first that denies wins."""
     if caller.key.upstreams and upstream not in caller.key.upstreams:
         return refuse("upstream_not_allowed", f"the vault key was not issued for {upstream}")
     if caller.agent.state != "active":

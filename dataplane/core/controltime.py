@@ -13,25 +13,21 @@ STEP_NS = 1_000_000_000
 
 
 class ControlTime:
-    """The estimate. Elapsed times are nanoseconds of the node's own steady clock."""
+    """The estimate: `offset_ns` is the control plane's time less the node's own steady clock; None before anything
+    was heard.
+    """
+
+    __slots__ = ("_best_at_ns", "offset_ns")
 
     def __init__(self) -> None:
-        self._offset_ns: int | None = None
+        self.offset_ns: int | None = None
         self._best_at_ns = 0
-
-    @property
-    def known(self) -> bool:
-        return self._offset_ns is not None
 
     def observe(self, wall_ns: int, elapsed_ns: int) -> None:
         """A message sent at the control plane's `wall_ns` has arrived at `elapsed_ns`."""
         offset_ns = wall_ns - elapsed_ns
-        best_ns = self._offset_ns
+        best_ns = self.offset_ns
         stale = elapsed_ns - self._best_at_ns > WINDOW_NS
         if best_ns is None or offset_ns >= best_ns or stale or best_ns - offset_ns > STEP_NS:
-            self._offset_ns = offset_ns
+            self.offset_ns = offset_ns
             self._best_at_ns = elapsed_ns
-
-    def now_ns(self, elapsed_ns: int) -> int:
-        """The control plane's time now; 0 before the first message."""
-        return self._offset_ns + elapsed_ns if self._offset_ns is not None else 0

@@ -17,8 +17,16 @@ MIN_SECRET_BYTES = 8
 """Shorter ones are placeholders of tests and local models; overwriting them would spoil ordinary words."""
 
 
+def mask(data: bytes, secrets: Iterable[bytes]) -> bytes:
+    """A complete text without secrets, as long as before. Short ones are ignored."""
+    for secret in secrets:
+        if secret in data and len(secret) >= MIN_SECRET_BYTES:
+            data = data.replace(secret, b"*" * len(secret))
+    return data
+
+
 class Scrubber:
-    """Of one answer. `secrets`: as bytes; short ones are ignored."""
+    """Of one answer that comes in pieces. `secrets`: as bytes; short ones are ignored."""
 
     __slots__ = ("_held", "_last_bytes", "_secrets")
 
@@ -27,18 +35,11 @@ class Scrubber:
         self._last_bytes = frozenset(b"".join(self._secrets))
         self._held = b""
 
-    def whole(self, data: bytes) -> bytes:
-        """A complete text."""
-        for secret in self._secrets:
-            if secret in data:
-                data = data.replace(secret, b"*" * len(secret))
-        return data
-
     def feed(self, chunk: bytes) -> bytes:
         """The next piece of a text; what may go on now."""
         if not self._secrets or not chunk:
             return chunk
-        data = self.whole(self._held + chunk if self._held else chunk)
+        data = mask(self._held + chunk if self._held else chunk, self._secrets)
         self._held = b""
         if data[-1] not in self._last_bytes:
             return data
@@ -91,7 +92,6 @@ def misplaced_token(target: bytes, headers: Sequence[tuple[bytes, bytes]], body:
         return "the query" if _TOKEN.search(target.partition(b"?")[0].decode("latin-1")) is None else "the path"
     if not token:
         return ""
-    for name, value in headers:
-        if token in value or token in name:
-            return "a header"
+    if token in b"\n".join([part for header in headers for part in header]):
+        return "a header"
     return "the body" if token in body else ""

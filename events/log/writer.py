@@ -116,6 +116,7 @@ class SoleWriterLog(Generic[EventT]):
         self._closing = False
         self._flushed: bool | None = None
         self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.Future[None] | None = None
         self._beat_interval_s = 0.0
         self._make_beat: Callable[[], EventT] | None = None
@@ -157,7 +158,9 @@ class SoleWriterLog(Generic[EventT]):
         LogOverloaded. The future raises Fenced or LogClosed (fate unknown), PayloadTooLarge or what
         `encode` raised (not stored). Cancelling the future does not take the events back.
         """
-        waiter: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        # Asking for the running loop is a system call (in Python 3.11), and this is done for every request.
+        loop = self._loop or asyncio.get_running_loop()
+        waiter: asyncio.Future[Appended] = loop.create_future()
         self._accept(Entry(events, waiter), essential=essential)
         return waiter
 
@@ -179,7 +182,8 @@ class SoleWriterLog(Generic[EventT]):
         """Begin to write. Once."""
         if self._task is not None:
             raise RuntimeError("the writer has been started already")
-        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"log-writer {self._subject}")
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._run(), name=f"log-writer {self._subject}")
         self._task.add_done_callback(self._ended)
 
     async def close(self, timeout_s: float = 5.0) -> bool:

@@ -416,7 +416,8 @@ async def test_an_ask_is_repeated_under_its_id_and_gives_up_in_time() -> None:
     rig.control.answer["ask"] = lambda _slot, _ask: None
     began = rig.control.clock.elapsed_ns()
     assert code(await rig.admit(100)) == "budget_unavailable"
-    assert 590e6 < rig.control.clock.elapsed_ns() - began < 620e6
+    patience_ns = rig.governor._admitter._lease_wait_ns
+    assert 0 <= rig.control.clock.elapsed_ns() - began - patience_ns < 20e6
     assert {ask.ask_id for ask in rig.control.asks} == {"req_1"}
     assert len(rig.control.asks) >= 4
     await rig.stop()

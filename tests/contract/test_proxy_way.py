@@ -1,6 +1,7 @@
 """A request's way through the proxy, over real HTTP: what goes on, what is refused, what is on record."""
 
 import asyncio
+import gc
 import gzip
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,6 +11,7 @@ from msgspec.structs import replace
 from support.proxy_rig import AUTH, CHARGE, CREDENTIAL, DIGEST, FORM, TOKEN, ProxyRig, Received, answered, until
 
 from dataplane.admit import AGAIN, STALE
+from dataplane.exchange import Carriage, Exchange
 from events.types import RequestAdmitted, RequestRefused, RequestReleased
 from schemas.accounts import Cap
 from schemas.amounts import Amounts
@@ -471,3 +473,16 @@ async def test_accounts_of_a_vendor_have_idempotency_keys_of_their_own() -> None
     one, other, again = [event.idempotency for event in rig.control.of(RequestAdmitted)]
     assert one == again != other
     await rig.stop()
+
+
+async def test_requests_leave_nothing_for_the_garbage_collector(rig: ProxyRig) -> None:
+    await rig.charge()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            await rig.charge()
+        await rig.settled(21)
+        assert not [found for found in gc.get_objects() if isinstance(found, Exchange | Carriage)]
+    finally:
+        gc.enable()

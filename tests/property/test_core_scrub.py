@@ -3,7 +3,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataplane.core.scrub import Scrubber, secrets_of
+from dataplane.core.scrub import Scrubber, mask, secrets_of
 
 SECRETS = (b"sk_live_abcabcab", b"rfk_aaaaaaab", b"sk_live_")
 TEXT = st.lists(
@@ -43,4 +43,5 @@ def test_secrets_of_a_credential() -> None:
     assert secrets_of("") == ()
     assert secrets_of("sk_live_1") == (b"sk_live_1",)
     assert secrets_of("AC123:tokentoken") == (b"AC123:tokentoken", b"tokentoken")
-    assert Scrubber(secrets_of("x:y")).whole(b"xyz x:y") == b"xyz x:y"
+    assert mask(b"xyz x:y", secrets_of("x:y")) == b"xyz x:y"
+    assert mask(b"a sk_live_1234 b", secrets_of("sk_live_1234")) == b"a ************ b"

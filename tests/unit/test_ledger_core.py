@@ -3,7 +3,7 @@
 import pytest
 from support.ledger_desk import T0_NS, Desk, line
 
-from controlplane.ledger_core import MAX_WAITING, LedgerCore
+from controlplane.ledger_core import HARD_WAITS, MAX_WAITING, LedgerCore
 from events.types import RequestAdmitted
 from schemas.amounts import Amounts
 from schemas.policy import Who
@@ -388,12 +388,12 @@ def test_at_its_deadline_an_ask_that_no_mark_has_judged_gets_one() -> None:
     assert d.outcome("r2") == "refused"
 
 
-def test_without_any_mark_an_ask_ends_at_three_times_its_patience() -> None:
+def test_without_any_mark_an_ask_ends_at_its_hard_limit() -> None:
     d = desk(100)
     d.ask("r1", "n1", 100)
     d.step()
     d.ask("r2", "n2", 100)
-    d.ms += 1_799
+    d.ms += HARD_WAITS * 600 - 1
     assert d.step() is True
     assert d.core.look(d.at).again_ns <= (d.ms + 1) * 1_000_000
     d.ms += 1
