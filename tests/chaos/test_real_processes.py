@@ -5,8 +5,6 @@ again with RINGFENCE_CHAOS_SEED.
 """
 
 import asyncio
-import contextlib
-import json
 import os
 import random
 import signal
@@ -26,10 +24,7 @@ CAP = "2000.00"
 
 def processes(stack: Stack) -> dict[str, int]:
     """Everything that may be killed, by name. NATS by its parent: it is a child of the supervisor."""
-    found = {}
-    for mark in (stack.data_dir / "run").glob("*.ready"):
-        with contextlib.suppress(FileNotFoundError):  # its process is just being restarted
-            found[mark.stem] = int(json.loads(mark.read_text())["pid"])
+    found = stack.ready_pids()
     found.pop("demo", None)  # the vendor keeps the books that everything else is held against
     children = subprocess.run(
         ["ps", "--ppid", str(stack.process.pid), "-o", "pid=,comm="], capture_output=True, text=True, check=False

@@ -87,10 +87,17 @@ class Stack:
                 return rows
             time.sleep(0.2)
 
+    def ready_pids(self) -> dict[str, int]:
+        """The processes that say they are ready, by name; one that is just being restarted is missing."""
+        found = {}
+        for mark in (self.data_dir / "run").glob("*.ready"):
+            with contextlib.suppress(FileNotFoundError):
+                found[mark.stem] = int(json.loads(mark.read_text())["pid"])
+        return found
+
     def worker_pids(self) -> dict[str, int]:
         """The proxies' processes by name."""
-        marks = (self.data_dir / "run").glob("proxy-*.ready")
-        return {mark.stem: json.loads(mark.read_text())["pid"] for mark in marks}
+        return {name: pid for name, pid in self.ready_pids().items() if name.startswith("proxy-")}
 
     def everything_written(self) -> bytes:
         """All files of the data directory but those that hold secrets by design."""
