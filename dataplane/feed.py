@@ -69,6 +69,7 @@ class Feed:
         self.snapshot = Snapshot()
         self.loaded = False
         self.unreadable = 0
+        self._silent = False
 
     def now_ns(self) -> int:
         """The control plane's time; 0 before anything was heard."""
@@ -162,14 +163,21 @@ class Feed:
         try:
             delta = await self._control.catchup(self.snapshot.position, ASK_TIMEOUT_S)
         except Unanswered as reason:
-            _log.info("catch-up is not answered: %s", reason)
+            self._note_silence(reason)
             return False
+        self._silent = False
         if delta.resnapshot:
             self.heard(delta.epoch, delta.now_ns)
             return await self._load()
         self.take(delta)
         self._kept = [kept for kept in self._kept if kept.to_seq > self.snapshot.position]
         return True
+
+    def _note_silence(self, reason: Unanswered) -> None:
+        """Once per silence: the question is repeated many times a second."""
+        if not self._silent:
+            self._silent = True
+            _log.warning("the control plane does not answer: %s", reason)
 
     async def _load(self) -> bool:
         """Load a whole snapshot and take its place. False: not answered, or older than what is here."""
@@ -178,8 +186,9 @@ class Feed:
             try:
                 chunk = await self._control.snapshot(cursor, ASK_TIMEOUT_S)
             except Unanswered as reason:
-                _log.info("the snapshot is not answered: %s", reason)
+                self._note_silence(reason)
                 return False
+            self._silent = False
             fresh.put(chunk.records)
             position = min(position, chunk.as_of_seq)
             self._time.observe(chunk.now_ns, self._clock.elapsed_ns())

@@ -16,6 +16,7 @@ import gc
 import json
 import logging
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -41,6 +42,9 @@ PARENT_POLL_S = 0.5
 CLOSE_S = 2.0
 """After the drain connections get this long to take their last bytes."""
 
+MAX_FILES = 65_536
+"""More connections than one process can serve."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -54,6 +58,7 @@ async def run(path: Path, node: NodeSettings, version: str) -> None:
     """
     destinations = Destinations(node.settings.upstreams, _prices(node.settings), build_fx(node.settings.fx))
     stop = _Stop(node.parent_pid)
+    _allow_open_files()
     slot, clock, metrics = node.nats.slot, SystemClock(), Metrics()
     nats = await connect(node.nats, name=f"ringfence proxy {slot}", timeout_s=NATS_PATIENCE_S)
     governor = Governor(
@@ -182,6 +187,18 @@ def _write_mark(path: Path, facts: dict[str, object]) -> None:
 def _prices(settings: Settings) -> PriceList:
     file = settings.prices.file
     return parse_prices(Path(file).read_text(encoding="utf-8") if file else packaged_text())
+
+
+def _allow_open_files() -> None:
+    """Each request holds two connections, and shells often allow 1,024 files; the hard limit is meant for servers."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError) as error:
+        _log.warning("only %d files may be open: %s", soft, error)
 
 
 def _settle_memory() -> None:
