@@ -1,0 +1,20 @@
+"""What all events have in common (see events.types for the rules)."""
+
+import msgspec
+
+
+class Fact(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="t"):
+    """Base of all events."""
+
+
+class By(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who caused a control event: an operator's id and name, their address, the reason given."""
+
+    operator: str = ""
+    name: str = ""
+    address: str = ""
+    reason: str = ""
+
+
+SYSTEM = By(name="ringfence")
+"""The control plane itself, for what it decides on its own (fences, automatic suspensions)."""
