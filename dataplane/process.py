@@ -20,13 +20,13 @@ import resource
 import signal
 from pathlib import Path
 
-from dataplane.clock import SystemClock
 from dataplane.governor import Governor
 from dataplane.metrics import Metrics
 from dataplane.node_settings import NodeSettings, SettingsError, read_settings
 from dataplane.proxy import Proxy
 from dataplane.server import Listening, listen
 from dataplane.upstreams import Destinations
+from events.messaging.clock import SystemClock
 from events.messaging.connection import NatsConnection, connect
 from schemas.fx import build_fx
 from schemas.price_file import packaged_text, parse_prices

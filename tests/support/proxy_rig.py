@@ -10,12 +10,12 @@ from typing import Any
 
 from support.scripted_control import ScriptedControl
 
-from dataplane.clock import SystemClock
 from dataplane.governor import Governor
 from dataplane.metrics import Metrics
 from dataplane.proxy import Proxy
 from dataplane.server import Listening, listen
 from dataplane.upstreams import Destinations
+from events.messaging.clock import SystemClock
 from events.types import RequestSettled
 from schemas.accounts import Cap
 from schemas.fx import build_fx
