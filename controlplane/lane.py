@@ -57,6 +57,8 @@ class Lane:
         self._fold = fold
         self._turn = asyncio.Lock()
         self._running: set[asyncio.Task[Done]] = set()
+        self.under_way: Sequence[ControlEvent] = ()
+        """What is being appended: the log may hold it already, the fold does not."""
 
     async def turn(self, decide: Callable[[], Sequence[ControlEvent]]) -> Done:
         """Run one turn. Raises what `decide` raises, NotLeading, PayloadTooLarge.
@@ -73,7 +75,9 @@ class Lane:
             events = decide()
             appended: Appended | None = None
             for begin in range(0, len(events), MAX_EVENTS):
+                self.under_way = events[begin:]
                 appended = await self._append(events[begin : begin + MAX_EVENTS])
+            self.under_way = ()
             return Done(0, proves=False) if appended is None else Done(appended.sequence, not appended.duplicate)
 
     async def _append(self, events: Sequence[ControlEvent]) -> Appended:

@@ -22,7 +22,7 @@ from events.clock import Clock
 from events.messaging.port import Bus, BusTooLarge, BusUnavailable
 from events.state.replica import Replica
 from events.subjects import push
-from events.types import BudgetSet, ControlEvent, LeaseGranted
+from events.types import BudgetSet, ControlEvent, LeaseGranted, RequestReconciled
 from schemas.rpc import LeaseAnswer, LeaseAsk, Recall
 from schemas.settings import Timing
 
@@ -31,6 +31,9 @@ LOOK_AT_LEAST_S = 1.0
 
 MAX_REPLIES = 8
 """Of one ask: a node repeats it a few times while it waits, and listens to the newest."""
+
+MOVES_FIGURES = (BudgetSet, RequestReconciled)
+"""Control events that change what is settled, held or allowed on a line."""
 
 Reply = Callable[[bytes], Awaitable[None]]
 """Sends one answer to whoever asked."""
@@ -64,6 +67,7 @@ class Ledger:
         self._suspend = suspend
         self._wake = asyncio.Event()
         self._marking = False
+        self._moves = 0
         self._replies: dict[str, dict[str, Reply]] = {}
 
     def now(self) -> Instant:
@@ -86,6 +90,8 @@ class Ledger:
     def control_folded(self, seq: int, events: Iterable[ControlEvent]) -> None:
         """The leader has folded events of its own log."""
         for event in events:
+            if isinstance(event, MOVES_FIGURES):
+                self._moves += 1
             if isinstance(event, BudgetSet):
                 self.core.lowered.changed(event.account.kind, event.account.id, seq)
         if not all(isinstance(event, LeaseGranted) for event in events):
@@ -133,11 +139,16 @@ class Ledger:
         self._wake.clear()
 
     async def _mark(self) -> None:
-        """Judge all asks that have arrived by a mark that both folds have passed (rule G4)."""
+        """Judge all asks that have arrived by a mark that both folds have passed (rule G4).
+
+        If the control log has moved a figure meanwhile, the two folds together show no single instant: the money that
+        it freed may be what the node logs have spent since. Then another mark has to judge.
+        """
         try:
-            bound = self.core.begin_mark()
+            bound, moves = self.core.begin_mark(), self._moves
             await self._marks.pass_both()
-            refused = self.core.marked(bound, self.now())
+            moved = self._moves != moves or any(isinstance(event, MOVES_FIGURES) for event in self._lane.under_way)
+            refused = [] if moved else self.core.marked(bound, self.now())
         finally:
             self._marking = False
         self._send(refused)

@@ -75,7 +75,7 @@ class Lowered:
         if not self._changed and not self._overran:
             self.stray_spans = frozenset()
             return set()
-        self._overran = {account for account in self._overran if self._too_much(*account)}
+        self._overran = {account for account in self._overran if self._too_much(*account) or self._may_free(*account)}
         needs = [need for account in {*self._changed, *self._overran} for need in self._too_much(*account)]
         self.stray_spans = frozenset(need.span for need in needs if self._is_stray(need))
         return {need.line for need in needs}
@@ -91,6 +91,15 @@ class Lowered:
             if room is not None and (room.free < 0 or self._is_stray(need)):
                 found.append(need)
         return found
+
+    def _may_free(self, kind: str, account_id: str) -> bool:
+        """Whether requests hold something of a line that is below zero: what they leave over is lent too much."""
+        for line in self._replica.budget.leases.lines_of(kind, account_id):
+            need = parse_need(line, 1)
+            room = self._lines.room(need)
+            if room is not None and room.free < 0 and self._lines.figures(need)[1] > 0:
+                return True
+        return False
 
     def _is_stray(self, need: Need) -> bool:
         """On a capped meter and window, but not on one of the account's windows."""
