@@ -65,9 +65,15 @@ class Request:
 
 @dataclass(slots=True)
 class Object:
-    """A vendor's object: what is counted, and which requests were charged, oldest first."""
+    """A vendor's object: what is counted, and which requests were charged, oldest first.
+
+    `disordered`: an answer came into the log although its call had gone out before an answer that is counted already,
+    through another node. Which of the two is the newer nobody can tell, and the later one in the log counts.
+    """
 
     counted: int = 0
+    counted_ns: int = -1
+    disordered: bool = False
     charges: list[tuple[Request, int]] = field(default_factory=list)
 
 
@@ -110,12 +116,18 @@ class Books:
         self._move(request, self.held, bound)
         return request
 
+    def fence(self, actor: str) -> None:
+        """What a fenced incarnation admitted is of unknown outcome, until another one says better."""
+        for request in self.requests.values():
+            if request.actor == actor and not request.ended:
+                self._lose(request)
+
     def release(self, request_id: str) -> None:
         request = self.requests.get(request_id)
         if request is not None and not request.ended:
             self._close(request, "released", (0, 0, 0, 0))
 
-    def settle(self, raw: dict[str, Any]) -> None:
+    def settle(self, raw: dict[str, Any], stored_ns: int) -> None:
         if raw.get("resolves"):
             self._resolve(raw)
         request = self.requests.get(raw["request_id"])
@@ -129,6 +141,9 @@ class Books:
         thing = raw.get("object")
         if thing is not None:
             meter = METERS.index(thing.get("meter", "usd"))
+            known = self.objects[thing["ref"]]
+            known.disordered = known.disordered or request.stored_ns < known.counted_ns
+            known.counted_ns = stored_ns
             cost[meter] = self._count(request, thing["ref"], meter, thing["exposure_nanos"])
             actual[meter] = 0  # counted by difference, just now
         for index, spot in spots_of(request.accounts, request.at_ns):

@@ -50,7 +50,7 @@ CLIMATES: dict[str, Climate] = {
     "gossip": Climate(GOSSIP),
     "lag": Climate(LAG, 1.0, (("slow_control", 4), ("takeover", 1))),
     "pauses": Climate(CALM, 0.5, (("pause", 4), ("pause_control", 2), ("storm", 1))),
-    "kills": Climate(RAIN, 0.8, (("kill", 4), ("kill_control", 2))),
+    "kills": Climate(RAIN, 0.7, (("kill", 4), ("kill_control", 2), ("drain", 2), ("checkpoint", 2))),
     "cuts": Climate(CALM, 0.5, (("cut", 3), ("deaf", 2), ("fade", 4), ("unacked", 2), ("mute", 1), ("cut_control", 2))),
     "fences": Climate(CALM, 0.4, (("fence", 5), ("takeover", 1), ("storm", 1))),
     "takeovers": Climate(RAIN, 0.7, (("takeover", 4), ("pause_control", 3), ("kill_control", 2))),
@@ -70,6 +70,8 @@ CLIMATES: dict[str, Climate] = {
             ("mute", 1),
             ("fence", 2),
             ("takeover", 1),
+            ("drain", 1),
+            ("checkpoint", 1),
             ("storm", 2),
         ),
     ),
@@ -103,7 +105,7 @@ class Chaos:
             if machine.process is not None:
                 machine.process.disarm()
             machine.resume()
-            if not machine.alive:
+            if not machine.alive or (isinstance(machine, SimNode) and machine.leaving):
                 self._cluster.restart(machine)
         self._world.observer.note("CHAOS ENDS")
         await asyncio.sleep(0)
@@ -136,6 +138,13 @@ class Chaos:
                 self._world.observer.note(f"SLOW {machine.name}")
                 self._world.network.slow[machine.name] = random.uniform(0.1, 0.7)
                 self._repair(for_s, lambda: self._world.network.mend(machine.name))
+            case "drain":
+                node = random.choice([node for node in cluster.nodes if node.alive] or cluster.nodes)
+                node.drain()
+                self._repair(for_s, lambda: cluster.restart(node))
+            case "checkpoint":
+                for control in cluster.controls:
+                    control.checkpoint()
             case "fence":
                 self._false_fence(random.choice(cluster.nodes).incarnation)
             case "takeover":

@@ -42,6 +42,11 @@ class SimControl(Machine):
         super().kill()
         self.leader = None
 
+    def checkpoint(self) -> None:
+        """It keeps a checkpoint now, as it does now and then."""
+        if self.running and self.leader is not None:
+            self.do(self.leader.recorder.save())
+
     @property
     def leads(self) -> bool:
         """Whether it believes so, and can act on it."""

@@ -17,10 +17,12 @@ class SimNode(Machine):
         self.governor: Governor | None = None
         self._clock = world.clock()
         self._traffic: Traffic | None = None
+        self.leaving = False
 
     def start(self) -> None:
         """Start the process; it joins by itself."""
         self.governor = self._traffic = None
+        self.leaving = False
         self.boot(self._main)
 
     async def _main(self) -> None:
@@ -41,6 +43,20 @@ class SimNode(Machine):
         await governor.start()
         defect = await governor.defect
         world.errors.append(f"{self.name}: task {defect} failed")
+
+    def drain(self) -> None:
+        """SIGTERM: it ends what is open, says goodbye, and is gone."""
+        governor = self.governor
+        if not self.running or governor is None:
+            return
+        self.world.observer.note(f"DRAIN {self.name}")
+        self.leaving = True
+
+        async def leave() -> None:
+            await governor.drain()
+            self.kill()
+
+        self.do(leave())
 
     @property
     def ready(self) -> bool:

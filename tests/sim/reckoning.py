@@ -10,8 +10,11 @@
 """
 
 import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from sim.cluster import Cluster
+from sim.node import SimNode
 from sim.traffic import Call
 from sim.vendor import Plan
 
@@ -22,38 +25,44 @@ from events.state.replica import Replica
 SETTLING_S = 1.5
 """Longer than a line stays tight, so that the probes meet an ordinary state."""
 
-Tokens = dict[str, str]
-"""Tokens of the living keys, by id."""
+
+class Probe(NamedTuple):
+    """A living key, and who uses it."""
+
+    key: str
+    token: str
+    agent: str
+    identity: str
 
 
-async def reckon(cluster: Cluster, tokens: Tokens) -> None:
+async def reckon(cluster: Cluster, probes: Sequence[Probe]) -> None:
     await asyncio.sleep(SETTLING_S)
     world = cluster.world
     await _figures(cluster)
-    for number, (key_id, token) in enumerate(sorted(tokens.items())):
-        await _probe(cluster, key_id, token, number)
+    for number, probe in enumerate(probes):
+        await _probe(cluster, probe, cluster.nodes[number % len(cluster.nodes)])
     await _figures(cluster)
     await _replay(cluster)
-    world.observer.check_vendor()
+    world.observer.check_vendor(world.vendor.exposures())
 
 
-async def _probe(cluster: Cluster, key_id: str, token: str, number: int) -> None:
+async def _probe(cluster: Cluster, probe: Probe, node: SimNode) -> None:
     """Everything that remains fits, one unit more does not. Of a key that a refusal has suspended there is no saying."""
     observer = cluster.world.observer
-    node = cluster.nodes[number % len(cluster.nodes)]
     # A node may repeat the last probe's refusal for a moment (rule G7).
     await asyncio.sleep(1.5 * cluster.world.timing.exhausted_ttl_ms / 1000)
     await _until_folded(cluster)
-    room = _room(cluster, key_id)
-    if room is None or _suspended(cluster, key_id):
+    room = _room(cluster, probe)
+    if room is None or _suspended(cluster, probe.key):
         return
+    plan = Plan(0, acts_s=0.001, answers_s=0.001)
     if room > 0:
-        end = await node.call(Call(token, room, Plan(0, acts_s=0.001, answers_s=0.001)))
+        end = await node.call(Call(probe.token, room, plan, identity=probe.identity))
         if end != "sent":
-            observer.blame(f"{room} remain for {key_id}, and a request for them ended with {end} at {node.name}")
-    end = await node.call(Call(token, max(0, room) + 1, Plan(0, acts_s=0.001, answers_s=0.001)))
+            observer.blame(f"{room} remain for {probe.key}, and a request for them ended with {end} at {node.name}")
+    end = await node.call(Call(probe.token, max(0, room) + 1, plan, identity=probe.identity))
     if end not in {"cap_exhausted", "key_spent"}:
-        observer.blame(f"{room} remain for {key_id}, and a request for one more ended with {end} at {node.name}")
+        observer.blame(f"{room} remain for {probe.key}, and a request for one more ended with {end} at {node.name}")
 
 
 def _suspended(cluster: Cluster, key_id: str) -> bool:
@@ -63,16 +72,14 @@ def _suspended(cluster: Cluster, key_id: str) -> bool:
     return leading.leader.state.keys[key_id].state != "active"
 
 
-def _room(cluster: Cluster, key_id: str) -> int | None:
+def _room(cluster: Cluster, probe: Probe) -> int | None:
     """Dollars that a request of this key could still take; 0 or less if none. None: nothing limits them."""
     world = cluster.world
     leader = cluster.leading
     assert leader is not None
     assert leader.leader is not None
-    state = leader.leader.state
-    agent = state.keys[key_id].agent
-    owner = state.agents[agent].owner
-    accounts = {f"key:{key_id}", f"agent:{agent}", f"team:{owner}", "org:default"}
+    owner = leader.leader.state.agents[probe.agent].owner
+    accounts = {f"key:{probe.key}", f"agent:{probe.agent}", f"team:{owner}", "org:default"}
     rooms: list[int] = []
     for line, cap in world.observer.capped_lines(leader.clock_ns()):
         account, meter, _, _ = line.rsplit(":", 3)

@@ -13,6 +13,7 @@ from sim.vendor import Plan
 from sim.world import LogTap, World
 
 from controlplane.commands.keys import IssuedKey
+from controlplane.leader import Leader
 from events.log.faults import LOST, PublishFate
 from schemas.api import Usd
 
@@ -129,3 +130,21 @@ class Messages:
 
     def work(self) -> None:
         self.delay_s = None
+
+
+def fence_ns(cluster: Cluster, slot: str) -> int:
+    """When the first incarnation of a slot was fenced; 0: it was not."""
+    fenced = cluster.world.observer.fenced
+    return next((at for name, at in fenced.items() if name.startswith(f"{slot}-")), 0)
+
+
+def leader_of(cluster: Cluster) -> Leader:
+    leading = cluster.leading
+    assert leading is not None
+    assert leading.leader is not None
+    return leading.leader
+
+
+def total_of(key: IssuedKey) -> str:
+    """The line of a key's total cap."""
+    return f"key:{key.id}:usd:total:0"

@@ -10,6 +10,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from random import Random
@@ -17,7 +18,7 @@ from typing import Any
 
 from sim.chaos import CLIMATES, Chaos
 from sim.cluster import Cluster, NoAnswer
-from sim.reckoning import reckon
+from sim.reckoning import Probe, reckon
 from sim.traffic import Call, Record
 from sim.vendor import Plan
 from sim.world import START_WALL_NS, LogTap, World
@@ -50,9 +51,8 @@ class _Key:
     id: str
     token: str
     agent: str
-    cap: int
+    declared: bool
     revoked: bool = False
-    busy: bool = False
 
 
 class Story:
@@ -65,7 +65,8 @@ class Story:
         self.climate = climate or names[self.random.randrange(len(names) * 2) % len(names)]
         starts_late = self.random.random() < 0.25
         # Some stories see the hour turn in their middle.
-        self.world = World(seed, wall_ns=START_WALL_NS + (HOUR_NS - 3_000_000_000 if starts_late else 0))
+        wall_ns = START_WALL_NS + (HOUR_NS - 3_000_000_000 if starts_late else 0)
+        self.world = World(seed, wall_ns=wall_ns, replicas=self.random.random() < 0.7)
         nodes = self.random.choice((1, 2, 2, 3, 3, 4))
         self.cluster = Cluster(self.world, nodes, self.random.choice((1, 2, 2)))
         self.keys: list[_Key] = []
@@ -73,6 +74,7 @@ class Story:
         self.records: list[Record] = []
         self._tasks: list[asyncio.Task[Any]] = []
         self._objects = 0
+        self._answered: dict[str, str] = {}
 
     async def run(self) -> Result:
         tap = LogTap(self.world.observer.note)
@@ -111,7 +113,20 @@ class Story:
         world.observer.counts["faults"] = chaos.faults
         await self._until_quiet(operator)
         await cluster.until_serving()
-        await reckon(cluster, {key.id: key.token for key in self.keys if not key.revoked})
+        probes = [
+            Probe(key.id, key.token, "bot0" if key.declared else key.agent, "name=bot0" if key.declared else "")
+            for key in self.keys
+            if not key.revoked
+        ]
+        await reckon(cluster, probes)
+        world.observer.check_objects(self._answered, world.vendor.exposures())
+        self._check_calm()
+
+    def _check_calm(self) -> None:
+        """While nothing goes wrong, no request is refused for anything but a policy or a cap."""
+        for record in self.records if self.climate == "calm" else ():
+            if record.end in {"budget_unavailable", "policy_unavailable", "unknown_key", "connection", "stream_cut"}:
+                self.world.observer.blame(f"P2: in calm weather {record.request_ids} ended with {record.end}")
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(coroutine, name=name)
@@ -168,11 +183,14 @@ class Story:
         if random.random() < 0.1:
             caps["on_exhausted"] = "suspend"
         agent = random.choice(self.agents)
+        # Some keys are shared: each call declares its agent, and may bring a new one.
+        declared = random.random() < 0.15
+        whose: dict[str, Any] = {"identity": "declared", "allow_unknown_agents": True} if declared else {"agent": agent}
         try:
-            issued = await self.cluster.issue(agent=agent, **caps)
+            issued = await self.cluster.issue(**whose, **caps)
         except CommandRefused:
             return  # its agent is suspended just now
-        self.keys.append(_Key(issued.id, issued.token, agent, random.randrange(40, 300)))
+        self.keys.append(_Key(issued.id, issued.token, agent, declared))
 
     # ------------------------------------------------------------ clients
 
@@ -214,20 +232,39 @@ class Story:
             connects_s=random.choice((0.0, 0.0, 0.001, 0.05, 0.2, 0.5)),
             tokens=random.choice((0, 100)),
             resends=random.random() < 0.05,
+            identity=self._identity(random, key),
         )
 
+    def _identity(self, random: Random, key: _Key) -> str:
+        if not key.declared:
+            return ""
+        return f"name={random.choice((*self.agents, 'guest1', 'guest2'))}"
+
     async def _object_life(self, random: Random, key: _Key) -> None:
-        """Authorise, then capture less, or cancel: each on some node, each after the last one's end."""
+        """Authorise, again until an answer comes, then capture less, or cancel: each call on some node."""
         self._objects += 1
-        ref = f"vendor/-/pi_{self._objects}"
-        amount = random.randrange(5, 26)
-        for exposure in (amount, random.choice((amount, random.randrange(1, amount + 1), 0))):
-            record = self._send(random, Call(key.token, 0, Plan(exposure, ref=ref)))
-            while not record.end:
-                await asyncio.sleep(0.02)
-            if record.end != "sent":
-                return
-            await asyncio.sleep(random.uniform(0.01, 0.3))
+        ref, amount, identity = f"vendor/-/pi_{self._objects}", random.randrange(5, 26), self._identity(random, key)
+        calls, end = 0, ""
+        while end not in {"sent", "cap_exhausted", "key_spent"} and calls < 4:
+            if calls:
+                await asyncio.sleep(random.uniform(0.01, 0.5))
+            calls += 1
+            lost = random.random() < 0.2
+            plan = Plan(amount, ref=ref, acts_s=random.choice((0.01, 0.1)), answers_s=math.inf if lost else 0.01)
+            end = (await self._step(random, Call(key.token, amount, plan, identity=identity, idempotency=ref))).end
+        if end != "sent":
+            return
+        # Captured in part, cancelled, or its amount raised before that.
+        exposure = random.choice((amount, random.randrange(1, amount + 1), 0, amount + random.randrange(1, 20)))
+        last = await self._step(random, Call(key.token, 0, Plan(exposure, ref=ref), identity=identity))
+        if (calls, last.end) == (1, "sent"):
+            self._answered[ref] = last.request_ids[-1]
+
+    async def _step(self, random: Random, call: Call) -> Record:
+        record = self._send(random, call)
+        while not record.end:
+            await asyncio.sleep(0.02)
+        return record
 
     # ------------------------------------------------------------ operators
 
@@ -257,7 +294,7 @@ class Story:
     async def _command(self, random: Random) -> None:
         cluster, key = self.cluster, random.choice(self.keys[-2:] if random.random() < 0.5 else self.keys)
         match random.choice(
-            ("revoke", "issue", "issue", "suspend", "resume", "caps", "caps", "agent", "patch", "reconcile")
+            ("revoke", "issue", "issue", "suspend", "resume", "caps", "caps", "agent", "owner", "patch", "reconcile")
         ):
             case "revoke":
                 key.revoked = True
@@ -275,6 +312,8 @@ class Story:
                 await cluster.suspend_agent(key.agent)
                 await asyncio.sleep(random.uniform(0, 0.3))
                 await cluster.resume_agent(key.agent)
+            case "owner":
+                await cluster.put_agent(key.agent, random.choice(("", "red", "blue")))
             case "patch":
                 await cluster.change_key(key.id, total_usd_cap=Usd(random.randrange(40, 300)))
             case _:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 import pytest
-from sim import mutants, scenes
+from sim import mutants, scenes, scenes_leaders
 from sim.mutants import Mutant
 from sim.run import run_seed
 from sim.scene import Act, rehearse
@@ -58,7 +58,7 @@ BY_SCENES: list[tuple[Mutant, Act, int]] = [
     (mutants.holes_in_the_feed, scenes.a_push_without_the_one_before, 1),
     (mutants.older_records_replace_newer, scenes.an_old_record_comes_late, 1),
     (mutants.a_key_revives, scenes.a_key_is_issued_again_after_its_end, 1),
-    (mutants.an_idle_leader_hears_nothing, scenes.an_idle_leader_is_deposed, 2),
+    (mutants.an_idle_leader_hears_nothing, scenes_leaders.an_idle_leader_is_deposed, 2),
 ]
 
 

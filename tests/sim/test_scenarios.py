@@ -1,17 +1,18 @@
 """The protocol's fixed counter-examples, played with the real code (docs/PROTOCOL.md)."""
 
 import pytest
-from sim import scenes
+from sim import scenes, scenes_leaders, scenes_leases
 from sim.scene import Act, play
 
 ONE_CONTROL = [
     scenes.a_duplicate_is_no_proof,
     scenes.a_young_fence_blocks_the_next_barrier,
-    scenes.a_late_append_lands,
-    scenes.a_late_append_meets_its_fence,
-    scenes.both_hold_half,
-    scenes.a_grant_comes_after_its_recall,
-    scenes.a_lost_grant_is_asked_for_again,
+    scenes_leases.a_late_append_lands,
+    scenes_leases.a_late_append_meets_its_fence,
+    scenes_leases.a_lowered_cap_meets_a_long_request,
+    scenes_leases.both_hold_half,
+    scenes_leases.a_grant_comes_after_its_recall,
+    scenes_leases.a_lost_grant_is_asked_for_again,
     scenes.a_deaf_node_relays,
     scenes.an_unheard_node_relays,
     scenes.a_stream_outlives_no_rejoin,
@@ -21,11 +22,11 @@ ONE_CONTROL = [
 ]
 
 TWO_CONTROLS = [
-    scenes.a_leader_dies_in_the_barrier,
-    scenes.a_stale_leader_feeds_a_new_node,
-    scenes.a_takeover_while_the_fold_lags,
-    scenes.an_idle_leader_is_deposed,
-    scenes.a_stale_leader_has_nothing_to_record,
+    scenes_leaders.a_leader_dies_in_the_barrier,
+    scenes_leaders.a_stale_leader_feeds_a_new_node,
+    scenes_leaders.a_takeover_while_the_fold_lags,
+    scenes_leaders.an_idle_leader_is_deposed,
+    scenes_leaders.a_stale_leader_has_nothing_to_record,
 ]
 
 
@@ -40,8 +41,8 @@ def test_scene_with_a_standby(act: Act) -> None:
 
 
 def test_two_standbys_at_once() -> None:
-    play(scenes.two_standbys_at_once, controls=3)
+    play(scenes_leaders.two_standbys_at_once, controls=3)
 
 
 def test_what_is_freed_belongs_to_who_asked_first() -> None:
-    play(scenes.what_is_freed_belongs_to_who_asked_first, nodes=3)
+    play(scenes_leases.what_is_freed_belongs_to_who_asked_first, nodes=3)

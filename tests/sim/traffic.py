@@ -9,12 +9,14 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
 from sim.books import METERS
 from sim.observer import Observer
 from sim.vendor import Answer, Plan, Vendor
 
 from dataplane.adapters.port import Outcome
 from dataplane.core.access import Caller, allow
+from dataplane.core.repeats import repeat_digest
 from dataplane.governor import AGAIN, STALE, Admission, Governor, Wanted
 from events.types import ObjectExposure
 from schemas import ids
@@ -33,7 +35,8 @@ class Call:
 
     `bound`: in the meter of `plan`; unless it is about an object (`plan.ref`), whose bound is the difference.
     `connects_s`: from admission to the first byte. `patience_s`: until the vendor's answer counts as lost.
-    `resends`: the first connection turns out dead before the vendor has read anything.
+    `resends`: the first connection turns out dead before the vendor has read anything. `idempotency`: its key, for a
+    call that makes an object (`plan.ref`) and may be repeated.
     """
 
     token: str
@@ -45,6 +48,7 @@ class Call:
     patience_s: float = 1.0
     tokens: int = 0
     resends: bool = False
+    idempotency: str = ""
 
 
 @dataclass(slots=True)
@@ -98,7 +102,7 @@ class Traffic:
         if (refusal := allow(caller, UPSTREAM, "POST", SEGMENTS)) is not None:
             return refusal
         bound = call.bound
-        if call.plan.ref:
+        if call.plan.ref and not call.idempotency:
             answer = await governor.object(call.plan.ref)
             if isinstance(answer, Refusal):
                 return answer
@@ -141,12 +145,12 @@ class Traffic:
         call = record.call
         if call.resends:
             lost = Plan(0, acts_s=float("inf"))
-            self._vendor.call(admission.request_id, record.key, lost)
+            self._vendor.call(admission.request_id, record.key, lost, call.idempotency)
             await asyncio.sleep(call.connects_s)
             if (refusal := await self._may_send(admission)) is not None:
                 self._governor.settle(admission, Outcome("unknown", error="connection"))
                 return refusal if refusal is not AGAIN else "unknown"
-        answering = self._vendor.call(admission.request_id, record.key, call.plan)
+        answering = self._vendor.call(admission.request_id, record.key, call.plan, call.idempotency)
         cut: list[Refusal] = []
         admission.on_cut = cut.append
         if admission.refusal is not None:
@@ -158,8 +162,22 @@ class Traffic:
             self._governor.settle(admission, Outcome("unknown", error="timeout"), latency_us=1)
             return "unknown"
         relayed = not call.stream or await self._relay(record, admission, cut)
-        self._governor.settle(admission, self._outcome(call, answer), status=200, latency_us=1)
+        outcome = self._outcome(call, answer)
+        if outcome.replayed:
+            outcome = await self._as_of_now(admission, outcome)
+        self._governor.settle(admission, outcome, status=200, latency_us=1)
         return "sent" if relayed else "cut"
+
+    async def _as_of_now(self, admission: Admission, outcome: Outcome) -> Outcome:
+        """As dataplane.relay does: a replayed answer shows its object as it was then (rule S1)."""
+        assert outcome.object is not None
+        known = await self._governor.object(outcome.object.ref, admission)
+        if isinstance(known, Refusal):
+            return replace(outcome, object=None, replayed=False)
+        counted = known.counted_usd_nanos
+        if counted is None or (known.earlier_unknown and outcome.object.exposure_nanos > counted):
+            return outcome
+        return replace(outcome, object=None)
 
     async def _relay(self, record: Record, admission: Admission, cut: list[Refusal]) -> bool:
         """A stream's chunks, one by one. False: it was cut."""
@@ -167,7 +185,7 @@ class Traffic:
             await asyncio.sleep(record.call.plan.chunk_s)
             if cut or self._governor.check_relay(admission) is not None:
                 return False
-            self._observer.relayed(admission.request_id, record.key)
+            self._observer.relayed(admission.request_id)
         return True
 
     def _told(self, record: Record, refusal: Refusal, wanted: Wanted) -> Refusal:
@@ -192,13 +210,14 @@ class Traffic:
             segments=SEGMENTS,
             bound=amounts(call, bound),
             stream=call.stream,
+            idempotency=repeat_digest(UPSTREAM, "", caller.key.id, call.idempotency),
         )
 
     @staticmethod
     def _outcome(call: Call, answer: Answer) -> Outcome:
         if answer.exposure is not None:
             thing = ObjectExposure(call.plan.ref, answer.exposure)
-            return Outcome("settled", Amounts(requests=1), thing)
+            return Outcome("settled", Amounts(requests=1), thing, replayed=answer.replayed)
         return Outcome("settled", amounts(call, answer.moved))
 
 

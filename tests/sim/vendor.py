@@ -39,6 +39,7 @@ class Answer(NamedTuple):
 
     moved: int
     exposure: int | None = None
+    replayed: bool = False
 
 
 @dataclass(slots=True)
@@ -54,20 +55,27 @@ class Vendor:
         self._observer = observer
         self.moved: dict[str, int] = {}
         self.things: dict[str, _Thing] = {}
+        self._answered: dict[str, Answer] = {}
 
-    def call(self, request_id: str, key: str, plan: Plan) -> "asyncio.Future[Answer]":
-        """A request leaves for the vendor in this very step."""
+    def call(self, request_id: str, key: str, plan: Plan, idempotency: str = "") -> "asyncio.Future[Answer]":
+        """A request leaves for the vendor in this very step. Under one idempotency key it is carried out once."""
         self._observer.dispatched(request_id, key)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._later(plan.acts_s, partial(self._act, request_id, plan, answer))
+        self._later(plan.acts_s, partial(self._act, request_id, plan, idempotency, answer))
         return answer
 
-    def _act(self, request_id: str, plan: Plan, answer: "asyncio.Future[Answer]") -> None:
+    def exposures(self) -> dict[str, int]:
+        """What each object has moved or may still move."""
+        return {ref: thing.exposure for ref, thing in self.things.items()}
+
+    def _act(self, request_id: str, plan: Plan, idempotency: str, answer: "asyncio.Future[Answer]") -> None:
         request = self._observer.books.requests.get(request_id)
         if request is None:
             return  # the observer has blamed it already
         meter = METERS.index(plan.meter)
-        if plan.declined:
+        if idempotency in self._answered:
+            said = self._answered[idempotency]._replace(replayed=True)
+        elif plan.declined:
             said = Answer(0, self.things[plan.ref].exposure if plan.ref in self.things else None)
         elif plan.ref:
             said = self._move_thing(request, meter, plan)
@@ -75,6 +83,8 @@ class Vendor:
             self.moved[request_id] = self.moved.get(request_id, 0) + plan.moves
             self._observer.moved(request, meter, plan.moves, max(0, plan.moves - request.bound[meter]))
             said = Answer(plan.moves)
+        if idempotency:
+            self._answered.setdefault(idempotency, said)
         self._later(plan.answers_s, partial(_answer, answer, said))
 
     def _move_thing(self, request: Request, meter: int, plan: Plan) -> Answer:
@@ -83,6 +93,7 @@ class Vendor:
         thing.exposure = plan.moves
         if difference > 0:
             thing.charges.append((request, difference))
+            self.moved[request.id] = self.moved.get(request.id, 0) + difference
             self._observer.moved(request, meter, difference, max(0, difference - request.bound[meter]))
         while difference < 0 and thing.charges:
             charged, amount = thing.charges.pop()

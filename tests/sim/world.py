@@ -40,9 +40,13 @@ class SimClock:
 
 
 class World:
-    """Made inside a running virtual loop. `wall_ns`: the true UTC time at its start."""
+    """Made inside a running virtual loop. `wall_ns`: the true UTC time at its start. `replicas`: the streams answer as
+    replicated ones do.
+    """
 
-    def __init__(self, seed: int, timing: Timing | None = None, wall_ns: int = START_WALL_NS) -> None:
+    def __init__(
+        self, seed: int, timing: Timing | None = None, wall_ns: int = START_WALL_NS, *, replicas: bool = True
+    ) -> None:
         running = asyncio.get_running_loop()
         assert isinstance(running, VirtualLoop)
         self.loop = running
@@ -51,8 +55,8 @@ class World:
         self.wall_start_ns = wall_ns
         self.network = Network(Random(seed + 1))
         self.bus = MemoryBus(self.network)
-        self.control = MemoryStream(CONTROL_STREAM, now_ns=self.wall_ns)
-        self.nodes = MemoryStream(NODES_STREAM, now_ns=self.wall_ns)
+        self.control = MemoryStream(CONTROL_STREAM, now_ns=self.wall_ns, duplicate_before_fence=replicas)
+        self.nodes = MemoryStream(NODES_STREAM, now_ns=self.wall_ns, duplicate_before_fence=replicas)
         self.observer = Observer(self.now_ns, self.timing.proof_ttl_ms * MS, self.timing.exhausted_ttl_ms * MS)
         self.observer.watch(self.control)
         self.observer.watch(self.nodes)
