@@ -4,10 +4,13 @@ They are played as tests (test_scenarios), and again with a rule switched off, t
 """
 
 import asyncio
+import math
 
 from sim.cluster import Cluster
 from sim.scene import Appends, Messages, a_key, fence_ns, leader_of, pay, total_of, until
 
+from events.log.faults import PublishFate
+from events.subjects import CONTROL_LOG, NODE_MARK
 from schemas.api import Usd
 
 
@@ -51,6 +54,48 @@ async def a_lowered_cap_meets_a_long_request(cluster: Cluster) -> None:
     assert await node.call(pay(key, 41, 0)) == "cap_exhausted"
     await asyncio.sleep(0.2)
     assert await node.call(pay(key, 40, 0)) == "sent"
+
+
+async def an_overrun_is_not_forgotten(cluster: Cluster) -> None:
+    """G8: below zero, with nothing free at the moment; what the next request leaves over must not be spent either."""
+    world, node = cluster.world, cluster.nodes[0]
+    key = await a_key(cluster, 15)
+    overruns = node.send(pay(key, 10, 12, acts_s=0.1))
+    long = node.send(pay(key, 5, 2, acts_s=0.6))
+    await until(world, lambda: overruns.end and long.end)
+    await asyncio.sleep(0.2)
+    assert await node.call(pay(key, 2, 0)) == "cap_exhausted"
+    await asyncio.sleep(0.2)
+    assert await node.call(pay(key, 1, 0)) == "sent"
+
+
+async def a_refusal_shows_one_instant(cluster: Cluster) -> None:
+    """G4: while an ask is judged, an operator frees money, and a node spends some of it; neither both nor none of it."""
+    world, node, other = cluster.world, *cluster.nodes
+    key = await a_key(cluster, 100)
+    unknown = node.send(pay(key, 50, acts_s=math.inf, patience_s=0.1))
+    await until(world, lambda: unknown.end)
+    assert await other.call(pay(key, 30, 0)) == "sent"  # its lease of 30 is free now, and is not given back
+    await asyncio.sleep(0.1)
+    world.network.deaf.add(other.name)
+    marks, unheard = world.observer.counts["Marked"], [PublishFate((0.001,), math.inf)]
+
+    def script(process: str, subject: str, _: str) -> PublishFate | None:
+        if subject == NODE_MARK:
+            return PublishFate((0.2,), 0.001)
+        if subject == CONTROL_LOG and world.observer.counts["Marked"] > marks and unheard:
+            return unheard.pop()
+        return None
+
+    world.network.publish_scripts.append(script)
+    waits = node.send(pay(key, 45, 0))
+    await until(world, lambda: world.observer.counts["Marked"] > marks)
+    reconciling = asyncio.create_task(cluster.reconcile(unknown.request_ids[0], 0))
+    await until(world, lambda: world.observer.counts["RequestReconciled"])
+    assert await other.call(pay(key, 30, 30)) == "sent"
+    await reconciling
+    await until(world, lambda: waits.end)
+    assert waits.end == "sent"
 
 
 async def both_hold_half(cluster: Cluster) -> None:

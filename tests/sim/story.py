@@ -138,7 +138,7 @@ class Story:
         deadline_ns = self.world.now_ns() + round(QUIET_S * 1e9)
         while True:
             open_ = [record for record in self.records if not record.end]
-            if not open_ and operator.done():
+            if not open_ and all(task.done() for task in self._tasks):
                 break
             if self.world.now_ns() > deadline_ns:
                 self.world.observer.blame(f"stuck: {len(open_)} requests, operator {operator.done()}: {open_[:2]}")

@@ -10,6 +10,8 @@ ONE_CONTROL = [
     scenes_leases.a_late_append_lands,
     scenes_leases.a_late_append_meets_its_fence,
     scenes_leases.a_lowered_cap_meets_a_long_request,
+    scenes_leases.an_overrun_is_not_forgotten,
+    scenes_leases.a_refusal_shows_one_instant,
     scenes_leases.both_hold_half,
     scenes_leases.a_grant_comes_after_its_recall,
     scenes_leases.a_lost_grant_is_asked_for_again,
