@@ -69,7 +69,9 @@ def _suspended(cluster: Cluster, key_id: str) -> bool:
     leading = cluster.leading
     assert leading is not None
     assert leading.leader is not None
-    return leading.leader.state.keys[key_id].state != "active"
+    key = leading.leader.state.keys.get(key_id)
+    assert key is not None, f"the leader has forgotten {key_id}"
+    return key.state != "active"
 
 
 def _room(cluster: Cluster, probe: Probe) -> int | None:
