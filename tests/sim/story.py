@@ -320,10 +320,12 @@ class Story:
                 await self._reconcile(random)
 
     async def _reconcile(self, random: Random) -> None:
+        # The operator looks into the vendor's books first, where what is still under way does not show.
+        under_way = self.world.vendor.under_way
         unknown = [
             request.id
             for request in self.world.observer.books.requests.values()
-            if request.unknown and not request.ended
+            if request.unknown and not request.ended and request.id not in under_way
         ]
         if unknown:
             request_id = random.choice(unknown)

@@ -56,11 +56,15 @@ class Vendor:
         self.moved: dict[str, int] = {}
         self.things: dict[str, _Thing] = {}
         self._answered: dict[str, Answer] = {}
+        self.under_way: set[str] = set()
+        """Requests of which a call has not been carried out yet, and will be."""
 
     def call(self, request_id: str, key: str, plan: Plan, idempotency: str = "") -> "asyncio.Future[Answer]":
         """A request leaves for the vendor in this very step. Under one idempotency key it is carried out once."""
         self._observer.dispatched(request_id, key)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        if plan.acts_s < math.inf:
+            self.under_way.add(request_id)
         self._later(plan.acts_s, partial(self._act, request_id, plan, idempotency, answer))
         return answer
 
@@ -69,6 +73,7 @@ class Vendor:
         return {ref: thing.exposure for ref, thing in self.things.items()}
 
     def _act(self, request_id: str, plan: Plan, idempotency: str, answer: "asyncio.Future[Answer]") -> None:
+        self.under_way.discard(request_id)
         request = self._observer.books.requests.get(request_id)
         if request is None:
             return  # the observer has blamed it already
