@@ -1,7 +1,7 @@
 """Real processes under kill -9: workers, control plane, audit and NATS, at random, under load.
 
-The short run is part of every test run; the long one belongs to `make chaos`. A failing run prints its seed; give it
-again with RINGFENCE_CHAOS_SEED.
+Both runs belong to `make chaos`; every test run kills workers (tests/e2e/test_killed_workers.py). A failing run prints
+its seed; give it again with RINGFENCE_CHAOS_SEED.
 """
 
 import asyncio
@@ -109,6 +109,7 @@ def seed_of_this_run() -> int:
     return int(os.environ.get("RINGFENCE_CHAOS_SEED") or random.SystemRandom().randrange(10**6))
 
 
+@pytest.mark.slow
 async def test_a_short_storm(tmp_path: Path) -> None:
     await run(tmp_path / "data", seed_of_this_run(), kills=8, pause_s=1.0)
     assert not (tmp_path / "data" / "endpoints.json").exists()  # a gateway that has ended announces nothing
