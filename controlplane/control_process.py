@@ -83,8 +83,7 @@ async def _lead(settings: ControlProcess, nats: NatsConnection, clock: Clock) ->
     while True:
         try:
             logs = Logs(await nats.ensure_stream(control), await nats.ensure_stream(nodes))
-            if not settings.parent_pid:
-                await wait_for_silence(nats.bus, timing)
+            await wait_for_silence(nats.bus, timing)
             leader = await lead(logs, nats.bus, clock, secrets.token_bytes, timing, checkpoints, VERSION)
         except LogUnavailable as error:
             _log.warning("the logs do not answer: %s", error)

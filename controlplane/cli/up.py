@@ -31,6 +31,10 @@ DEFAULT_CONFIG = Path("ringfence.yaml")
 @click.option("--nats-port", type=click.IntRange(0, 65535), default=4222, show_default=True)
 @click.option("--clickhouse-port", type=click.IntRange(0, 65535), default=8123, show_default=True)
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Proxy processes.")
+@click.option(
+    "--controls", type=click.IntRange(1, 9), default=1, show_default=True,
+    help="Control planes: one leads, the others stand by, on free ports.",
+)  # fmt: skip
 @click.option("--demo", is_flag=True, help="Simulated Stripe and OpenAI in place of the real ones.")
 def up(
     *,
@@ -42,6 +46,7 @@ def up(
     nats_port: int,
     clickhouse_port: int,
     workers: int,
+    controls: int,
     demo: bool,
 ) -> None:
     """Run everything on this machine: NATS, control plane, audit, proxies.
@@ -73,6 +78,7 @@ def up(
         clickhouse_port=clickhouse_port,
         workers=workers,
         demo=demo,
+        controls=controls,
     )
     try:
         asyncio.run(run_up(options, click.echo))

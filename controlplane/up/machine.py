@@ -55,6 +55,8 @@ class UpOptions:
     clickhouse_port: int
     workers: int
     demo: bool
+    controls: int = 1
+    """Control planes: the first listens on `control_port`, the others on free ports."""
 
 
 class Machine:
@@ -78,11 +80,14 @@ class Machine:
             await self._start_demo()
         settings = self._with_demo(self._options.settings)
         clickhouse = await self._start_audit(setup)
-        control_url = await self._start_control(setup, clickhouse, settings)
+        self._say("starting the control plane")
+        numbers = range(1, self._options.controls + 1)
+        controls = [await self._start_control(number, setup, clickhouse, settings) for number in numbers]
         proxy_url = await self._start_proxies(setup, settings)
         endpoints = {
             "proxy": proxy_url,
-            "control": control_url,
+            "control": controls[0],
+            "controls": ",".join(controls),
             "nats": self._nats_url,
             "clickhouse": f"http://{clickhouse.host}:{clickhouse.port}",
         }
@@ -166,8 +171,10 @@ class Machine:
         self._write_settings("audit", msgspec.structs.replace(settings, clickhouse=access))
         return access
 
-    async def _start_control(self, setup: NatsSetup, clickhouse: ClickHouseAccess, settings: Settings) -> str:
-        self._say("starting the control plane")
+    async def _start_control(
+        self, number: int, setup: NatsSetup, clickhouse: ClickHouseAccess, settings: Settings
+    ) -> str:
+        name = "control" if number == 1 else f"control-{number}"
         # The control plane knows which upstreams there are, and none of their credentials.
         bare = {name: msgspec.structs.replace(upstream, credential="") for name, upstream in settings.upstreams.items()}
         process = ControlProcess(
@@ -175,17 +182,17 @@ class Machine:
             nats=setup.control(self._nats_url),
             clickhouse=clickhouse,
             host=self._options.host,
-            port=self._options.control_port,
-            data_dir=str(self._dir.control),
-            ready_mark=str(self._dir.run / "control.ready"),
+            port=self._options.control_port if number == 1 else 0,
+            data_dir=str(self._dir.root / name),
+            ready_mark=str(self._dir.run / f"{name}.ready"),
             bootstrap_token_sha256=token_sha256(self._operator_token()),
             control_stream_bytes=setup.limits.control_bytes,
             nodes_stream_bytes=setup.limits.nodes_bytes,
             parent_pid=os.getpid(),
         )
-        path = self._write_settings("control", process)
-        mark = await self._start_child("control", python_module("controlplane", "control", "--settings", str(path)))
-        self._write_settings("control", msgspec.structs.replace(process, port=mark["port"]))
+        path = self._write_settings(name, process)
+        mark = await self._start_child(name, python_module("controlplane", "control", "--settings", str(path)))
+        self._write_settings(name, msgspec.structs.replace(process, port=mark["port"]))
         return f"http://{url_host(self._options.host)}:{mark['port']}"
 
     async def _start_proxies(self, setup: NatsSetup, settings: Settings) -> str:
