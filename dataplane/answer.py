@@ -4,6 +4,7 @@ aiohttp's own responses build header dictionaries and write in parts. A proxy ha
 `StreamResponse` (the server insists on one) that writes what it was given, once.
 """
 
+import asyncio
 from collections.abc import Sequence
 from http import HTTPStatus
 
@@ -18,6 +19,51 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".en
 
 BODILESS = frozenset({204, 304})
 """Answers that have no body and announce none."""
+
+UNREAD_BYTES = 64 * 1024
+"""What a client may leave unread; above it whoever writes waits for the client."""
+
+STALLED_S = 300.0
+"""A client that takes nothing for so long has gone."""
+
+MAX_UNREAD_BYTES = 256 * 1024 * 1024
+"""Of all clients that are being waited for together: beyond it the next one that does not read is given up."""
+
+
+class Unread:
+    """The bytes that clients are being waited for to read, of one node."""
+
+    __slots__ = ("held_bytes",)
+
+    def __init__(self) -> None:
+        self.held_bytes = 0
+
+
+async def client_keeps_up(request: BaseRequest) -> bool:
+    """Wait until the client has read enough. False: it has gone, or is given up."""
+    transport = request.transport
+    if transport is None:
+        return False
+    size = transport.get_write_buffer_size()
+    if size <= UNREAD_BYTES:
+        return True
+    # The server's connection knows where its node counts.
+    unread: Unread = getattr(request.protocol, "unread", None) or Unread()
+    if size > MAX_UNREAD_BYTES - unread.held_bytes:
+        transport.abort()
+        return False
+    unread.held_bytes += size
+    try:
+        async with asyncio.timeout(STALLED_S):
+            await request.writer.drain()
+    except TimeoutError:
+        transport.abort()
+        return False
+    except ConnectionError:
+        return False
+    finally:
+        unread.held_bytes -= size
+    return True
 
 
 class Answer(StreamResponse):
@@ -40,14 +86,30 @@ class Answer(StreamResponse):
         """Write. Raises ConnectionError if the client has gone."""
         if not self._eof_sent:
             self._eof_sent = True
-            if self._data and self._request is not None and not write(self._request, self._data):
+            request = self._request
+            if not self._data or request is None:
+                return
+            if not write(request, self._data):
+                raise ConnectionResetError
+            transport = request.transport
+            lags = transport is not None and transport.get_write_buffer_size() > UNREAD_BYTES
+            if lags and not await client_keeps_up(request):
                 raise ConnectionResetError
 
 
 def head(status: int, headers: Sequence[Header], framing: bytes, request: BaseRequest, *, keep_alive: bool) -> bytes:
     """Status line and headers. `framing`: the header line that says where the body ends, with its line end, or b""."""
+    return _head(status, headers, framing + _connection(request, keep_alive=keep_alive))
+
+
+def message(status: int, headers: Sequence[Header], body: bytes, last: bytes) -> bytes:
+    """A complete answer as bytes. `last`: header lines of the connection, each with its line end, or b""."""
+    return _head(status, headers, b"Content-Length: %d\r\n" % len(body) + last) + body
+
+
+def _head(status: int, headers: Sequence[Header], last: bytes) -> bytes:
     lines = [b": ".join(header) for header in headers]
-    lines.append(framing + _connection(request, keep_alive=keep_alive))
+    lines.append(last)
     return (_STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status) + b"\r\n".join(lines) + b"\r\n"
 
 

@@ -15,6 +15,11 @@ from schemas.refusals import Refusal
 NOBODY = Who()
 
 
+def holder(key: KeyPolicy) -> Who:
+    """Who stands behind a key, before its agent is looked up."""
+    return Who(key=key.id, label=key.label, agent=key.agent, run=key.run, user=key.user, feature=key.feature)
+
+
 class Exchange:
     """A request that is being decided. What is not known yet is empty; a refusal records what is there.
 
@@ -55,7 +60,7 @@ class Exchange:
         key = self.key
         if self.who is not NOBODY or key is None:
             return self.who
-        return Who(key=key.id, label=key.label, agent=key.agent, run=key.run, user=key.user, feature=key.feature)
+        return holder(key)
 
     @property
     def deserted(self) -> bool:

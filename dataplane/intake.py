@@ -19,7 +19,7 @@ MAX_HELD_BYTES = 512 * 1024 * 1024
 """Bodies of all requests in flight together: above it a node would rather refuse than be killed for its memory."""
 
 SMALL_BYTES = 64 * 1024
-"""Smaller bodies are not counted: the lanes bound their number."""
+"""Smaller bodies are not counted once they are here: the lanes bound their number. While they arrive all are."""
 
 BODY_TIMEOUT_S = 120.0
 """A body must have arrived by then: 32 MB at 2 Mbit/s."""
@@ -32,7 +32,7 @@ _CODING = refuse("request_malformed", "the body's transfer coding is not accepte
 _ENCODED = refuse("body_unparseable", "the body is compressed: send it without Content-Encoding")
 _EXPECT = refuse("request_malformed", "the Expect header asks for something else than 100-continue")
 _CUT_OFF = refuse("request_malformed", "the body ended before its announced end")
-_SLOW = refuse("request_malformed", "the body did not arrive in time")
+_SLOW = refuse("request_timeout", "the body did not arrive in time")
 _FULL = refuse("overloaded", "too many large bodies are in flight here; nothing was sent")
 
 
@@ -53,7 +53,7 @@ def check_message(request: BaseRequest) -> Refusal | None:
 
 
 class Bodies:
-    """Reads bodies and counts the bytes that are held of the large ones."""
+    """Reads bodies and counts the bytes that are held: of those that arrive piece by piece, and of the large ones."""
 
     def __init__(self) -> None:
         self.held_bytes = 0
@@ -98,16 +98,22 @@ class Bodies:
     async def _gather(self, request: BaseRequest, limit_bytes: int) -> bytes | Refusal:
         parts: list[bytes] = []
         size = 0
-        while piece := await request.content.readany():
-            size += len(piece)
-            if size > limit_bytes:
-                return _too_large(limit_bytes)
-            if size > MAX_HELD_BYTES - self.held_bytes:
-                return _FULL
-            parts.append(piece)
+        try:
+            while piece := await request.content.readany():
+                size += len(piece)
+                self.held_bytes += len(piece)
+                if size > limit_bytes:
+                    return _too_large(limit_bytes)
+                if self.held_bytes > MAX_HELD_BYTES:
+                    return _FULL
+                parts.append(piece)
+            body = b"".join(parts)
+        finally:
+            self.held_bytes -= size
+        # Nothing is awaited between here and whoever calls `done`.
         if size > SMALL_BYTES:
             self.held_bytes += size
-        return b"".join(parts)
+        return body
 
 
 def _too_large(limit_bytes: int) -> Refusal:

@@ -6,6 +6,7 @@
 | `ringfence_refusals_total` | code |
 | `ringfence_overhead_seconds` (histogram) | |
 | `ringfence_in_flight` | |
+| `ringfence_shed_total`, `ringfence_door_queue`, `ringfence_door_limit` | |
 | `ringfence_node_*` | |
 """
 
@@ -17,6 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from dataplane.core.shed import Shedder
 from dataplane.governor import Governor
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -34,6 +36,8 @@ class Metrics:
         self.requests: Counter[tuple[str, str]] = Counter()
         self.refusals: Counter[str] = Counter()
         self.defects = 0
+        self.shed = 0
+        self.shedder = Shedder()
         self._buckets = [0] * (len(BUCKETS_US) + 1)
         self._overhead_us = 0
 
@@ -71,6 +75,10 @@ class _NodeCollector(Collector):
             refusals.add_metric((code,), count)
         yield refusals
         yield metrics.histogram()
+        shedder = metrics.shedder
+        yield CounterMetricFamily("ringfence_shed", "Requests refused at the door.", value=metrics.shed)
+        yield GaugeMetricFamily("ringfence_door_queue", "Requests that nobody has looked at yet.", shedder.queued)
+        yield GaugeMetricFamily("ringfence_door_limit", "How many may be in that queue.", shedder.limit)
         yield CounterMetricFamily("ringfence_defects", "Exceptions that should not happen.", value=metrics.defects)
         yield GaugeMetricFamily("ringfence_in_flight", "Admitted requests that have not ended.", len(node.inflight))
         yield CounterMetricFamily("ringfence_node_joins", "Incarnations of this process.", value=node.membership.joins)

@@ -24,7 +24,7 @@ from dataplane.governor import Governor
 from dataplane.metrics import Metrics
 from dataplane.node_settings import NodeSettings, SettingsError, read_settings
 from dataplane.proxy import Proxy
-from dataplane.server import Listening, listen
+from dataplane.server import MAX_CONNECTIONS, Listening, listen
 from dataplane.upstreams import Destinations
 from events.messaging.clock import SystemClock
 from events.messaging.connection import NatsConnection, connect
@@ -44,6 +44,8 @@ CLOSE_S = 2.0
 
 MAX_FILES = 65_536
 """More connections than one process can serve."""
+SPARE_FILES = 256
+"""For the log, the process's own files, and connections that are just being made."""
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +78,15 @@ async def run(path: Path, node: NodeSettings, version: str) -> None:
     try:
         await governor.start()
         await _until_ready(governor, stop)
-        listening = await listen(proxy.handle, os.urandom, node.host, node.port, shared=True)
+        listening = await listen(
+            proxy.handle,
+            os.urandom,
+            node.host,
+            node.port,
+            shared=True,
+            door=proxy.door,
+            max_connections=_connections(),
+        )
         _log.info("node %s listens on %s:%d", slot, node.host, listening.port)
         marking = asyncio.get_running_loop().create_task(_mark_ready(governor, node, listening), name="ready mark")
         _settle_memory()
@@ -199,6 +209,14 @@ def _allow_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     except (OSError, ValueError) as error:
         _log.warning("only %d files may be open: %s", soft, error)
+
+
+def _connections() -> int:
+    """Clients that may be connected: each may need a connection to a vendor too."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(1, min(MAX_CONNECTIONS, (files - SPARE_FILES) // 2))
 
 
 def _settle_memory() -> None:

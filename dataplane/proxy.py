@@ -9,6 +9,7 @@ not happen ends at the edge, here: counted, logged without anything that was sen
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from aiohttp.web import BaseRequest, StreamResponse
 
@@ -22,6 +23,7 @@ from dataplane.core.repeats import repeat_digest
 from dataplane.core.route import OwnRoute, Route
 from dataplane.core.scrub import misplaced_token, without_tokens
 from dataplane.dispatch import Dispatcher, Ended
+from dataplane.door import OVERLOADED, Door
 from dataplane.exchange import Carriage, Exchange
 from dataplane.governor import Admission, Governor, Wanted
 from dataplane.inflight import State
@@ -73,12 +75,14 @@ class Proxy:
         self._own = OwnEndpoints(governor, metrics, slot)
         self._dispatcher = Dispatcher(governor, clock)
         self._relay = Relay(governor, clock)
+        self.door = Door(governor, destinations, clock, metrics, draw)
 
     async def handle(self, request: BaseRequest) -> StreamResponse:
         """The server's handler. Raises CancelledError alone."""
         exchange = Exchange(request, ids.request_id(self._draw(ids.ID_BYTES)), self._clock.elapsed_ns())
         try:
-            return await self._serve(exchange)
+            connection: Any = request.protocol  # the server's own, which the door has seen before
+            return await self._serve(exchange, admitted=self.door.enter(connection, exchange.began_ns))
         except ConnectionError:
             return _nobody_there()
         except Exception as error:  # noqa: BLE001 - the edge of the process: counted, and answered with 500
@@ -99,7 +103,7 @@ class Proxy:
 
     # ------------------------------------------------------------------ steps 1 to 5
 
-    async def _serve(self, exchange: Exchange) -> Answer:
+    async def _serve(self, exchange: Exchange, *, admitted: bool) -> Answer:
         request = exchange.request
         if (malformed := check_message(request)) is not None:
             return self._refuse(exchange, malformed)
@@ -112,6 +116,9 @@ class Proxy:
         destination = self._destinations.by_name[route.upstream]
         exchange.destination = destination
         exchange.path = route.path
+        if not admitted:
+            self._metrics.shed += 1
+            return self._refuse(exchange, OVERLOADED)
         decided = await self._decide(exchange, destination, route)
         if isinstance(decided, Refusal):
             return self._refuse(exchange, decided)

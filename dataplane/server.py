@@ -8,15 +8,16 @@ logged by type alone, since their texts quote what a client sent.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.web import BaseRequest, RequestHandler, StreamResponse
 
 from dataplane.adapters import neutral
-from dataplane.answer import whole
+from dataplane.answer import UNREAD_BYTES, Unread, message, whole
+from dataplane.door import RETRY_AFTER_S, Door, Shed
 from schemas import ids
-from schemas.refusals import refuse
+from schemas.refusals import Refusal, refuse
 
 KEEPALIVE_S = 75.0
 """An idle connection, and the head of a request, may take this long; longer than clients' pools keep theirs."""
@@ -28,17 +29,103 @@ MAX_FIELD_BYTES = 16384
 READ_BYTES = 256 * 1024
 """Read-ahead per connection: a chat request with its history fits, and is read without a pause."""
 
+HEAD_TIMEOUT_S = 10.0
+"""The head of a request must be complete so long after its first byte."""
+
+MAX_CONNECTIONS = 20_000
+"""Twice as many idle streams as a node is built for; less where the system allows fewer open files."""
+
 LINGER_S = 5.0
 """After a refusal the rest of a body is read for so long, so that the client sees the answer and not a reset."""
 
 _MALFORMED = refuse("request_malformed", "the message is not well-formed HTTP/1.1")
+_LATE = refuse("request_timeout", "the head of the request did not arrive in time")
+_FULL = refuse("overloaded", "this node serves no more connections now", retry_after_s=RETRY_AFTER_S)
 _log = logging.getLogger(__name__)
 
 Handler = Callable[[BaseRequest], Awaitable[StreamResponse]]
 
 
 class _Connection(RequestHandler):
-    """One client's connection."""
+    """One client's connection, with what the door remembers on it (dataplane.door)."""
+
+    __slots__ = ("_door", "_late", "_skip", "arrived_ns", "flow", "token", "turned_away", "unread")
+
+    def __init__(self, server: "ProxyServer", **options: Any) -> None:
+        super().__init__(server, **options)
+        self._door = server.door
+        self._late: asyncio.TimerHandle | None = None
+        self._skip = 0
+        self.arrived_ns = 0
+        self.turned_away = False
+        self.flow = ""
+        self.token = b""
+        self.unread = server.unread
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection, or say that there are too many."""
+        server = self._manager
+        if isinstance(server, ProxyServer) and len(server.connections) >= server.max_connections:
+            self._manager = None  # nothing was begun, so nothing is to be ended
+            self._force_close = True
+            _say(cast("asyncio.Transport", transport), _FULL, server.new_id())
+            return
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._head_is_here()
+        if self._door is not None:
+            self._door.withdraw(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Let the door see what begins a request; the rest goes to the parser."""
+        if self._skip:
+            data, self._skip = data[self._skip :], max(0, self._skip - len(data))
+            if not data:
+                return
+        door, waiter = self._door, self._waiter
+        between = waiter is not None and not waiter.done() and self._late is None
+        shed = door.arrive(self, data) if between and data and door is not None else None
+        if shed is not None:
+            self._turn_away(shed)
+            return
+        super().data_received(data)
+        if waiter is None or not data:
+            return
+        if waiter.done():
+            self._head_is_here()
+        elif between:
+            self._await_head()
+
+    def _turn_away(self, shed: Shed) -> None:
+        transport = self.transport
+        if transport is None:
+            return
+        if transport.get_write_buffer_size() > UNREAD_BYTES:  # it asks and asks, and reads no answer
+            transport.abort()
+            return
+        transport.write(shed.answer)
+        self._skip = shed.rest
+        self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_S
+
+    def _await_head(self) -> None:
+        """A part of a head has come: it is no request yet, and must become one in time."""
+        if self._door is not None:
+            self._door.withdraw(self)
+        self.turned_away = False
+        self._late = self._loop.call_later(HEAD_TIMEOUT_S, self._give_up)
+
+    def _head_is_here(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _give_up(self) -> None:
+        server, transport = self._manager, self.transport
+        if isinstance(server, ProxyServer) and transport is not None:
+            _say(transport, _LATE, server.new_id())
+        self.force_close()
 
     def handle_error(
         self,
@@ -49,7 +136,9 @@ class _Connection(RequestHandler):
     ) -> StreamResponse:
         """Answer what the parser has refused. (The handler itself lets nothing through.)"""
         server = self._manager
-        name = ids.request_id(server.draw(ids.ID_BYTES)) if isinstance(server, ProxyServer) else ""
+        if self._door is not None:
+            self._door.withdraw(self)
+        name = server.new_id() if isinstance(server, ProxyServer) else ""
         rendered = neutral.refuse(_MALFORMED, _MALFORMED.kind.status, name)
         if request.writer.output_size > 0:
             raise ConnectionResetError
@@ -60,19 +149,35 @@ class _Connection(RequestHandler):
         _log.warning("a connection failed: %s", type(error).__name__ if isinstance(error, BaseException) else args[:1])
 
 
-class ProxyServer(web.Server):
-    """Makes one `_Connection` per client. `draw(n)` gives n random bytes, for the ids of refused messages."""
+def _say(transport: asyncio.Transport, refusal: Refusal, request_id: str) -> None:
+    """Refuse whatever the client wants, and close."""
+    rendered = neutral.refuse(refusal, refusal.kind.status, request_id)
+    transport.write(message(rendered.status, rendered.headers, rendered.body, b"Connection: close\r\n"))
+    transport.close()
 
-    def __init__(self, handler: Handler, draw: Callable[[int], bytes]) -> None:
+
+class ProxyServer(web.Server):
+    """Makes one `_Connection` per client. `draw(n)` gives n random bytes, for the ids of refused messages.
+
+    `door`: counts what arrives and refuses what is too much; None: everything goes on.
+    """
+
+    def __init__(self, handler: Handler, draw: Callable[[int], bytes], door: Door | None, max_connections: int) -> None:
         super().__init__(handler)
-        self.draw = draw
+        self._draw = draw
+        self.door = door
+        self.max_connections = max_connections
+        self.unread = Unread()
+
+    def new_id(self) -> str:
+        return ids.request_id(self._draw(ids.ID_BYTES))
 
     def __call__(self) -> RequestHandler:
         return _Connection(
             self,
             loop=asyncio.get_running_loop(),
             keepalive_timeout=KEEPALIVE_S,
-            access_log=None,  # type: ignore[arg-type]  # the stubs forget that None turns it off
+            access_log=None,
             max_line_size=MAX_LINE_BYTES,
             max_field_size=MAX_FIELD_BYTES,
             read_bufsize=READ_BYTES,
@@ -101,12 +206,21 @@ class Listening:
         await self._server.shutdown(grace_s)
 
 
-async def listen(handler: Handler, draw: Callable[[int], bytes], host: str, port: int, *, shared: bool) -> Listening:
+async def listen(
+    handler: Handler,
+    draw: Callable[[int], bytes],
+    host: str,
+    port: int,
+    *,
+    shared: bool,
+    door: Door | None = None,
+    max_connections: int = MAX_CONNECTIONS,
+) -> Listening:
     """Serve `handler`. `shared`: several processes may listen on the port, and the system divides the connections.
 
     Raises OSError if the address cannot be had.
     """
-    server = ProxyServer(handler, draw)
+    server = ProxyServer(handler, draw, door, max_connections)
     loop = asyncio.get_running_loop()
     listener = await loop.create_server(server, host, port, reuse_port=shared or None, backlog=1024)
     return Listening(server, listener)

@@ -18,7 +18,18 @@ from collections.abc import Awaitable, Callable
 from msgspec.structs import replace
 
 from dataplane.adapters.port import Meter, Outcome
-from dataplane.answer import LAST_CHUNK, REQUEST_ID, Answer, Header, chunk, head, keeps_alive, write
+from dataplane.answer import (
+    LAST_CHUNK,
+    REQUEST_ID,
+    UNREAD_BYTES,
+    Answer,
+    Header,
+    chunk,
+    client_keeps_up,
+    head,
+    keeps_alive,
+    write,
+)
 from dataplane.core.scrub import Scrubber, mask
 from dataplane.dispatch import Ended, lost_outcome
 from dataplane.exchange import Carriage, Phase
@@ -30,12 +41,6 @@ from schemas.refusals import Refusal, refuse
 
 DRAIN_S = 120.0
 """After its client has gone an answer is read for so long, for the books; most LLM answers end within a minute."""
-
-STALLED_S = 300.0
-"""A client that takes nothing for so long has gone."""
-
-CLIENT_BUFFER_BYTES = 64 * 1024
-"""Unsent bytes above which the relay waits for the client."""
 
 GATEWAY_CUTS = frozenset({"stream_cut", "draining"})
 """Cuts that are no verdict on the request: the vendor's answer is still read for the books."""
@@ -142,12 +147,9 @@ class Streaming:
             return
         self._begun = True
         transport = request.transport
-        if transport is not None and transport.get_write_buffer_size() > CLIENT_BUFFER_BYTES:
-            try:
-                async with asyncio.timeout(STALLED_S):
-                    await request.writer.drain()
-            except (ConnectionError, TimeoutError):
-                self._carriage.client_gone = True
+        lags = transport is not None and transport.get_write_buffer_size() > UNREAD_BYTES
+        if lags and not await client_keeps_up(request):
+            self._carriage.client_gone = True
 
     async def _drain(self) -> None:
         """Read on for the books."""

@@ -50,6 +50,7 @@ REFUSALS: dict[str, RefusalKind] = {
     "request_malformed": _k(
         400, "caller", "Send a well-formed HTTP/1.1 request: one Host, one body framing, a known method."
     ),
+    "request_timeout": _k(408, "caller", "Send the request's head and body without long pauses."),
     "unknown_upstream": _k(404, "caller", "Use /{upstream}/... with an upstream of this gateway's configuration."),
     # 2. Authenticate
     "unknown_key": _k(

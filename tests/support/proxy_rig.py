@@ -208,7 +208,7 @@ class ProxyRig:
         self.proxy = Proxy(self.governor, self.destinations, self.clock, self.metrics, os.urandom, "n1")
         await self.governor.start()
         await until(lambda: self.governor.ready)
-        self.listening = await listen(self.proxy.handle, os.urandom, "127.0.0.1", 0, shared=True)
+        self.listening = await listen(self.proxy.handle, os.urandom, "127.0.0.1", 0, shared=True, door=self.proxy.door)
         return self
 
     async def stop(self) -> None:
