@@ -94,11 +94,12 @@ class RequestRevalidated(Fact, frozen=True, tag="RequestRevalidated/1"):
 
 
 class RequestReleased(Fact, frozen=True, tag="RequestReleased/1"):
-    """An admitted request was never sent: its hold is gone, nothing was spent."""
+    """An attempt of a request was admitted and never sent: its hold is gone, nothing was spent."""
 
     request_id: str
     reason: str
     at_ns: int = 0
+    attempt: int = 1
 
 
 class ObjectExposure(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -106,7 +107,8 @@ class ObjectExposure(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `ref` is `<upstream>/<vendor account or '-'>/<object id>`; `exposure_nanos` all that it has moved or may still
     move, in the meter's nano-dollars. The fold counts the difference to what it had counted. `amount_minor` and
-    `currency` remember the object's own amount for calls whose body does not repeat it.
+    `currency` remember the object's own amount for calls whose body does not repeat it. `final`: the vendor does not
+    change it any more, so no other answer about it is newer.
     """
 
     ref: str
@@ -114,6 +116,7 @@ class ObjectExposure(msgspec.Struct, frozen=True, omit_defaults=True):
     meter: Literal["usd", "refund"] = "usd"
     amount_minor: int = 0
     currency: str = ""
+    final: bool = False
 
 
 class RequestSettled(Fact, frozen=True, tag="RequestSettled/1"):

@@ -1,22 +1,27 @@
 """Events as rows of `ringfence.events`: pure, so that the same span of a log always gives the same rows.
 
 The one figure that an event does not hold by itself is what an object's new exposure counts for: the difference
-to its last one. `rows_of` takes what it must remember as an argument and leaves it updated.
+to what was counted before, by the ledger's own rule (events.state.objects). `rows_of` takes what it must remember as
+an argument and leaves it updated.
 """
 
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from events.codec import Batch
 from events.log.port import Stored
+from events.state.objects import exposure_after, is_newest
 from events.types import (
+    SYSTEM,
     AgentRegistered,
     AgentResumed,
     AgentSuspended,
     AgentUpdated,
+    AlertCleared,
+    AlertRaised,
     BudgetSet,
     By,
     Fenced,
@@ -42,31 +47,46 @@ SIGNS_OF_LIFE = (Heartbeat, Marked, LogMarked)
 
 Row = dict[str, Any]
 
-REMEMBERED_SETTLEMENTS = 200_000
-"""A settlement is told twice only by a node that was fenced meanwhile, so within seconds of the first."""
+REMEMBERED = 200_000
+"""Requests of each kind. An end is told twice only by a node that was fenced meanwhile, so within seconds of the first;
+intents are looked up again if they are older."""
+
+
+class Known(NamedTuple):
+    """What is counted for an object so far; `told_seq`, `final` as in events.state.objects.TrackedObject."""
+
+    counted: int = 0
+    told_seq: int = 0
+    final: bool = False
 
 
 class Memory:
-    """What rows need of the events before: last exposures of objects, and which requests are settled."""
+    """What rows need of the events before: objects, where intents are, and which requests have ended."""
 
     def __init__(self) -> None:
-        self.exposures: dict[str, int] = {}
-        """`<meter> <object reference>` -> exposure in nano-dollars."""
-        self._settled: dict[str, None] = {}
+        self.objects: dict[str, Known] = {}
+        """By `<meter> <object reference>`."""
+        self.since: dict[str, int] = {}
+        """Sequence of the intent, by `attempt_name`."""
+        self._told: dict[str, None] = {}
 
-    def forget_objects(self, keep: int) -> None:
-        """Drop the objects seen first until `keep` are left; their exposures can be looked up again."""
-        while len(self.exposures) > max(0, keep):
-            del self.exposures[next(iter(self.exposures))]
+    def forget(self, keep_objects: int) -> None:
+        """Drop what was seen first until little enough is left; it can be looked up again."""
+        _shrink(self.objects, keep_objects)
+        _shrink(self.since, REMEMBERED)
 
-    def settle(self, request_id: str) -> bool:
-        """Whether this is the request's first settlement; the ledger ignores all others."""
-        if request_id in self._settled:
+    def tell(self, name: str) -> bool:
+        """Whether this is the first time that it is told; the ledger ignores all others."""
+        if name in self._told:
             return False
-        self._settled[request_id] = None
-        if len(self._settled) > REMEMBERED_SETTLEMENTS:
-            del self._settled[next(iter(self._settled))]
+        self._told[name] = None
+        _shrink(self._told, REMEMBERED)
         return True
+
+
+def _shrink(entries: dict[str, Any], keep: int) -> None:
+    while len(entries) > max(0, keep):
+        del entries[next(iter(entries))]
 
 
 COLUMNS: dict[str, Any] = {
@@ -87,23 +107,46 @@ def usd(nanos: int) -> Decimal:
     return Decimal(nanos) / NANOS_PER_USD
 
 
-def objects_of(batch: Batch) -> list[str]:
-    """Places of the objects that a batch settles, whose last exposures `rows_of` will want to know."""
-    settled = (event for event in batch.events if isinstance(event, RequestSettled))
-    return [place_of(event.object) for event in settled if event.object is not None]
+class Wants(NamedTuple):
+    """What the rows of a batch need to know: objects (`place_of`) and intents (`attempt_name`)."""
+
+    places: set[str]
+    names: set[str]
+
+
+def wants_of(batch: Batch) -> Wants:
+    """What `rows_of` will look up in its memory."""
+    wants = Wants(set(), set())
+    for event in batch.events:
+        if isinstance(event, RequestSettled) and event.object is not None:
+            wants.places.add(place_of(event.object))
+            wants.names.add(attempt_name(event.request_id, event.attempt))
+    return wants
 
 
 def place_of(settled: ObjectExposure) -> str:
-    """A key of `Memory.exposures`."""
+    """A key of `Memory.objects`."""
     return f"{settled.meter} {settled.ref}"
+
+
+def attempt_name(request_id: str, attempt: int) -> str:
+    """One attempt of a request: each is counted by itself (rule S1). Without a number it is the first."""
+    return request_id if attempt <= 1 else f"{request_id}#{attempt}"
+
+
+def refusal_name(request_id: str, code: str, first_at_ns: int) -> str:
+    """One recorded refusal."""
+    return f"refused {request_id} {code} {first_at_ns}"
 
 
 def rows_of(log: str, message: Stored, batch: Batch, memory: Memory) -> list[Row]:
     """The rows of one log message, whose payload is `batch`."""
     rows = []
     for idx, event in enumerate(batch.events):
-        if isinstance(event, SIGNS_OF_LIFE):
+        if isinstance(event, SIGNS_OF_LIFE) or (isinstance(event, RequestRefused) and _is_repeat(event, memory)):
             continue
+        if isinstance(event, RequestAdmitted):
+            memory.since.setdefault(attempt_name(event.request_id, event.attempt), message.sequence)
         row: Row = {
             "log": log,
             "seq": message.sequence,
@@ -159,21 +202,33 @@ def _settled(row: Row, event: RequestSettled) -> None:
     )  # fmt: skip
 
 
+def _is_repeat(event: RequestRefused, memory: Memory) -> bool:
+    """Of a refusal whose recording was in doubt when its node was fenced: the next log may hold it again."""
+    return not memory.tell(refusal_name(event.request_id, event.code, event.first_at_ns))
+
+
 def _count(row: Row, event: RequestSettled, memory: Memory) -> None:
     """What the settlement counts: its actual figures, and for an object the difference (rule S2)."""
-    if event.outcome != "settled" or not memory.settle(event.request_id):
+    if event.outcome != "settled" or not memory.tell(attempt_name(event.request_id, event.attempt)):
         return
     spent, refunded = event.actual.usd, event.actual.refund
     if event.object is not None:
-        place = place_of(event.object)
-        difference = event.object.exposure_nanos - memory.exposures.get(place, 0)
-        memory.exposures[place] = event.object.exposure_nanos
+        difference = _difference(row["seq"], event, event.object, memory)
         row.update(object=event.object.ref, exposure_usd=usd(event.object.exposure_nanos), meter=event.object.meter)
         if event.object.meter == "usd":
             spent = difference
         else:
             refunded = difference
     row.update(actual_usd=usd(spent), refund_usd=usd(refunded))
+
+
+def _difference(seq: int, event: RequestSettled, told: ObjectExposure, memory: Memory) -> int:
+    place = place_of(told)
+    known = memory.objects.get(place, Known())
+    since_seq = 0 if event.resolves else memory.since.get(attempt_name(event.request_id, event.attempt), 0)
+    counted = exposure_after(known.counted, known.final, told, is_newest(known.told_seq, since_seq))
+    memory.objects[place] = Known(counted, seq, known.final or told.final)
+    return counted - known.counted
 
 
 def _released(row: Row, event: RequestReleased) -> None:
@@ -183,11 +238,19 @@ def _released(row: Row, event: RequestReleased) -> None:
 
 
 def _reconciled(row: Row, event: RequestReconciled) -> None:
-    row.update(request_id=event.request_id, actual_usd=usd(event.actual.usd), subject=f"request:{event.request_id}")
+    row.update(
+        request_id=event.request_id, actual_usd=usd(event.actual.usd), refund_usd=usd(event.actual.refund),
+        subject=f"request:{event.request_id}",
+    )  # fmt: skip
 
 
 def _fence(row: Row, event: Fenced | FenceOpened) -> None:
     row.update(subject=event.actor, reason=getattr(event, "reason", ""))
+
+
+def _alert(row: Row, event: AlertRaised | AlertCleared) -> None:
+    row.update(at=event.at_ns, subject=f"alert:{event.kind}:{event.subject}", operator_name=SYSTEM.name)
+    row.update(message=event.message, reason=event.message)
 
 
 def _node(row: Row, event: NodeJoined | NodeFenced) -> None:
@@ -205,6 +268,8 @@ _FILLERS: dict[type, Callable[[Row, Any], None]] = {
     RequestSettled: _settled,
     RequestReleased: _released,
     RequestReconciled: _reconciled,
+    AlertRaised: _alert,
+    AlertCleared: _alert,
     Fenced: _fence,
     FenceOpened: _fence,
     NodeJoined: _node,

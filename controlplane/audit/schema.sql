@@ -83,6 +83,19 @@ SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fs
 
 -- One row per request (and per coalesced refusal), merged from its events.
 CREATE OR REPLACE VIEW ringfence.requests DEFINER = CURRENT_USER SQL SECURITY DEFINER AS
+WITH
+    -- An answer replayed later for the same idempotency key told what it did; its cost stands there. Within a day
+    -- only: then vendors may forget the key, and the answer may be another execution's.
+    e.request_id IN (
+        SELECT a.request_id
+        FROM ringfence.events AS a
+        INNER JOIN (SELECT resolves, request_id, seq, idx, at FROM ringfence.events WHERE resolves != '') AS s
+            ON a.idempotency = s.resolves
+        WHERE a.idempotency IN (SELECT resolves FROM ringfence.events WHERE resolves != '')
+            AND a.request_id != s.request_id AND (s.seq, s.idx) > (a.seq, a.idx) AND s.at <= a.at + INTERVAL 24 HOUR
+    ) AS told_by_another,
+    countIf(e.type = 'RequestSettled' AND e.outcome = 'settled') = 0 AND countIf(e.type = 'RequestReleased') = 0
+        AND NOT told_by_another AND countIf(e.type = 'RequestReconciled') > 0 AS by_operator
 SELECT
     e.request_id AS request_id,
     minIf(e.at, e.type IN ('RequestAdmitted', 'RequestRefused')) AS at,
@@ -104,32 +117,24 @@ SELECT
     max(e.status) AS status,
     multiIf(
         countIf(e.type = 'RequestRefused') > 0, 'refused',
-        countIf(e.type = 'RequestReconciled') > 0, 'settled',
+        -- The node's own word comes first, as in the ledger: an operator's figure stands only until it comes.
         countIf(e.type = 'RequestSettled' AND e.outcome = 'settled') > 0, 'settled',
         countIf(e.type = 'RequestReleased') > 0, 'released',
-        countIf(e.type = 'RequestSettled') = 0
+        countIf(e.type IN ('RequestSettled', 'RequestReconciled')) = 0
             AND anyIf(e.actor, e.type = 'RequestAdmitted') NOT IN (SELECT subject FROM ringfence.events WHERE type = 'Fenced'), 'open',
-        -- An answer replayed later for the same idempotency key told what it did; its cost stands there. Within a day
-        -- only: then vendors may forget the key, and the answer may be another execution's.
-        e.request_id IN (
-            SELECT a.request_id
-            FROM ringfence.events AS a
-            INNER JOIN (SELECT resolves, request_id, seq, idx, at FROM ringfence.events WHERE resolves != '') AS s
-                ON a.idempotency = s.resolves
-            WHERE a.idempotency IN (SELECT resolves FROM ringfence.events WHERE resolves != '')
-                AND a.request_id != s.request_id AND (s.seq, s.idx) > (a.seq, a.idx) AND s.at <= a.at + INTERVAL 24 HOUR
-        ), 'settled',
+        told_by_another, 'settled',
+        countIf(e.type = 'RequestReconciled') > 0, 'settled',
         'unknown'
     ) AS outcome,
     max(e.refusal) AS refusal,
     anyIf(e.message, e.type = 'RequestRefused') AS message,
     maxIf(e.count, e.type = 'RequestRefused') AS refused_count,
     maxIf(e.bound_usd, e.type IN ('RequestAdmitted', 'RequestRefused')) AS bound_usd,
-    -- The first settlement counts (a re-joined node may tell it again); a reconciliation replaces it.
-    if(countIf(e.type = 'RequestReconciled') > 0,
-       argMaxIf(e.actual_usd, e.seq, e.type = 'RequestReconciled'),
+    -- The first settlement counts (a re-joined node may tell it again), or else the operator's last figure.
+    if(by_operator, argMaxIf(e.actual_usd, (e.seq, e.idx), e.type = 'RequestReconciled'),
        argMinIf(e.actual_usd, (e.seq, e.idx), e.type = 'RequestSettled' AND e.outcome = 'settled')) AS actual_usd,
-    argMinIf(e.refund_usd, (e.seq, e.idx), e.type = 'RequestSettled' AND e.outcome = 'settled') AS refund_usd,
+    if(by_operator, argMaxIf(e.refund_usd, (e.seq, e.idx), e.type = 'RequestReconciled'),
+       argMinIf(e.refund_usd, (e.seq, e.idx), e.type = 'RequestSettled' AND e.outcome = 'settled')) AS refund_usd,
     if(outcome = 'settled', greatest(actual_usd - bound_usd, toDecimal64(0, 9)), toDecimal64(0, 9)) AS overrun_usd,
     if(outcome IN ('open', 'unknown'), bound_usd, toDecimal64(0, 9)) AS held_usd,
     argMinIf(e.input_tokens, (e.seq, e.idx), e.type = 'RequestSettled') AS input_tokens,

@@ -24,10 +24,22 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from controlplane.audit.rows import COLUMNS, REMEMBERED_SETTLEMENTS, Memory, Row, as_values, objects_of, rows_of
+from controlplane.audit.rows import (
+    COLUMNS,
+    REMEMBERED,
+    Known,
+    Memory,
+    Row,
+    as_values,
+    attempt_name,
+    refusal_name,
+    rows_of,
+    wants_of,
+)
 from controlplane.audit.store import Store, StoreUnavailable
 from events.codec import Batch, decode_batch
 from events.log.port import Follower, LogUnavailable, Stored, StreamPort
+from schemas.histogram import Histogram
 from schemas.money import NANOS_PER_USD
 
 _log = logging.getLogger(__name__)
@@ -35,7 +47,10 @@ _log = logging.getLogger(__name__)
 LogName = Literal["control", "nodes"]
 
 MAX_OBJECTS = 200_000
-"""Vendor objects whose last exposure is kept at hand (some 40 MB); others are looked up again."""
+"""Vendor objects whose count is kept at hand (some 50 MB); others are looked up again."""
+
+
+BLOCK_BOUNDS_US = (5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000, 30_000_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +76,14 @@ class Progress:
     blocks: int = 0
     lag: int = 0
     trouble: str = ""
+    failures: int = 0
+    oldest_unwritten_ns: int = 0
+    """When the log stored the oldest message that was read and is not written; 0: there is none."""
+    block_us: Histogram = field(default_factory=lambda: Histogram(BLOCK_BOUNDS_US))
+
+    def lag_s(self, now_ns: int) -> float:
+        """Age of the oldest event that is read and not written, by this process's wall clock."""
+        return max(0.0, (now_ns - self.oldest_unwritten_ns) / 1e9) if self.oldest_unwritten_ns else 0.0
 
 
 @dataclass(slots=True)
@@ -100,6 +123,7 @@ class LogWriter:
                 if block.messages:
                     await self._write_new(block)
                 self.progress.lag = follower.lag
+                self.progress.oldest_unwritten_ns = 0
         finally:
             await follower.aclose()
 
@@ -131,6 +155,9 @@ class LogWriter:
             messages = await self._next(follower, self._limits.max_messages, patience_s)
             for message in messages:
                 block.add(message)
+            self.progress.lag = follower.lag
+            if messages and not self.progress.oldest_unwritten_ns:
+                self.progress.oldest_unwritten_ns = messages[0].time_ns
             if deadline is None:
                 deadline = loop.time() + self._limits.linger_s
             elif loop.time() >= deadline:
@@ -139,7 +166,7 @@ class LogWriter:
 
     async def _write_new(self, block: _Block) -> None:
         from_seq, to_seq = block.messages[0][0].sequence, block.messages[-1][0].sequence
-        await self._know_objects(block, from_seq)
+        await self._know(block, from_seq)
         rows = self._rows(block)
         if rows:
             # From here on this block is written with exactly these boundaries, whoever writes it.
@@ -150,7 +177,7 @@ class LogWriter:
         self.progress.written_through = to_seq
 
     async def _insert(self, block: _Block, from_seq: int, to_seq: int) -> None:
-        await self._know_objects(block, from_seq)
+        await self._know(block, from_seq)
         await self._insert_rows(self._rows(block), from_seq, to_seq)
         self.progress.written_through = to_seq
 
@@ -166,53 +193,87 @@ class LogWriter:
         return int(rows[0][0])
 
     async def _insert_rows(self, rows: list[Row], from_seq: int, to_seq: int) -> None:
+        began_s = asyncio.get_running_loop().time()
         columns = dict(zip(COLUMNS, (list(column) for column in zip(*map(as_values, rows), strict=True)), strict=True))
         await self._put("ringfence.events", columns, f"events-{self._log}-{from_seq}-{to_seq}")
         self.progress.rows += len(rows)
         self.progress.blocks += 1
+        self.progress.block_us.observe(round((asyncio.get_running_loop().time() - began_s) * 1e6))
 
     async def _remember(self, before_seq: int) -> None:
-        """Which requests are settled already, from the rows before the block that is written again."""
+        """What was told already, from the rows before the block that is written again."""
         if self._log != "nodes":
             return
         sql = (
-            "SELECT request_id FROM ringfence.events WHERE log = 'nodes' AND seq < {before:UInt64} "
-            "AND type = 'RequestSettled' AND outcome = 'settled' ORDER BY seq DESC, idx DESC LIMIT {limit:UInt64}"
+            "SELECT type, request_id, JSONExtractUInt(data, 'attempt'), refusal, "
+            "JSONExtractInt(data, 'first_at_ns') FROM ringfence.events WHERE log = 'nodes' AND seq < {before:UInt64} "
+            "AND ((type = 'RequestSettled' AND outcome = 'settled') OR type = 'RequestRefused') "
+            "ORDER BY seq DESC, idx DESC LIMIT {limit:UInt64}"
         )
-        rows = await self._query(sql, {"before": before_seq, "limit": REMEMBERED_SETTLEMENTS})
-        for (request_id,) in reversed(rows):
-            self._memory.settle(request_id)
+        rows = await self._query(sql, {"before": before_seq, "limit": REMEMBERED})
+        for kind, request_id, attempt, code, first_at_ns in reversed(rows):
+            refused = kind == "RequestRefused"
+            self._memory.tell(
+                refusal_name(request_id, code, int(first_at_ns)) if refused else attempt_name(request_id, int(attempt))
+            )
 
-    async def _know_objects(self, block: _Block, before_seq: int) -> None:
-        """Look up the last exposures of objects that this process has not seen settled."""
-        places = {place for _, batch in block.messages for place in objects_of(batch)}
-        unknown = sorted(places - self._memory.exposures.keys())
-        if not unknown:
-            return
+    async def _know(self, block: _Block, before_seq: int) -> None:
+        """Look up what the rows of a block need of those before it, where this process has not seen it."""
+        wants = [wants_of(batch) for _, batch in block.messages]
+        memory = self._memory
+        places = {place for want in wants for place in want.places} - memory.objects.keys()
+        names = {name for want in wants for name in want.names} - memory.since.keys()
+        memory.forget(keep_objects=MAX_OBJECTS - len(places))
+        if places:
+            await self._know_objects(sorted(places), before_seq)
+        if names:
+            await self._know_intents(sorted(names), before_seq)
+
+    async def _know_objects(self, places: list[str], before_seq: int) -> None:
+        """What is counted is the sum of all differences."""
         sql = (
-            "SELECT concat(meter, ' ', object) AS place, argMax(exposure_usd, (seq, idx)) FROM ringfence.events "
+            "SELECT concat(meter, ' ', object) AS place, sum(if(meter = 'usd', actual_usd, refund_usd)), max(seq), "
+            "max(JSONExtractBool(data, 'object', 'final')) FROM ringfence.events "
             "WHERE log = 'nodes' AND seq < {before:UInt64} AND object IN {objects:Array(String)} GROUP BY place"
         )
-        objects = sorted({place.split(" ", 1)[1] for place in unknown})
+        objects = sorted({place.split(" ", 1)[1] for place in places})
         rows = await self._query(sql, {"before": before_seq, "objects": objects})
-        known = {place: int(exposure * NANOS_PER_USD) for place, exposure in rows}
-        self._memory.forget_objects(keep=MAX_OBJECTS - len(unknown))
-        for place in unknown:
-            self._memory.exposures[place] = known.get(place, 0)
+        known = {
+            place: Known(int(counted * NANOS_PER_USD), int(told_seq), bool(final))
+            for place, counted, told_seq, final in rows
+        }
+        for place in places:
+            self._memory.objects[place] = known.get(place, Known())
+
+    async def _know_intents(self, names: list[str], before_seq: int) -> None:
+        sql = (
+            "SELECT request_id, JSONExtractUInt(data, 'attempt'), seq FROM ringfence.events "
+            "WHERE log = 'nodes' AND seq < {before:UInt64} "
+            "AND type = 'RequestAdmitted' AND request_id IN {requests:Array(String)} ORDER BY seq DESC"
+        )
+        requests = sorted({name.partition("#")[0] for name in names})
+        for request_id, attempt, seq in await self._query(sql, {"before": before_seq, "requests": requests}):
+            self._memory.since[attempt_name(request_id, int(attempt))] = int(seq)  # the first one's, which comes last
 
     async def _next(self, follower: Follower, most: int, patience_s: float | None) -> list[Stored]:
         while True:
             try:
-                return await follower.next_batch(most, patience_s)
+                messages = await follower.next_batch(most, patience_s)
             except LogUnavailable as error:
                 await self._pause(f"log {self._log}: {error}")
+            else:
+                self.progress.trouble = ""
+                return messages
 
     async def _query(self, sql: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
         while True:
             try:
-                return await self._store.query(sql, parameters)
+                rows = await self._store.query(sql, parameters)
             except StoreUnavailable as error:
                 await self._pause(str(error))
+            else:
+                self.progress.trouble = ""
+                return rows
 
     async def _put(self, table: str, columns: dict[str, list[Any]], token: str) -> None:
         """Until it is acknowledged: the same block under the same token."""
@@ -226,6 +287,7 @@ class LogWriter:
                 return
 
     async def _pause(self, trouble: str) -> None:
+        self.progress.failures += 1
         if trouble != self.progress.trouble:
             _log.warning("audit writer waits: %s", trouble)
         self.progress.trouble = trouble

@@ -79,6 +79,7 @@ class Open(msgspec.Struct, gc=False):  # it is in no cycle, and there may be ver
     """An admitted request that has not ended. `counted`: an operator's figure, settled in place of the hold.
 
     `resolved`: an answer has told what its call did, so its hold ends should its own outcome become unknown.
+    `since_seq`: where its intent is recorded; nothing of it left before that.
     """
 
     actor: str
@@ -94,6 +95,7 @@ class Open(msgspec.Struct, gc=False):  # it is in no cycle, and there may be ver
     counted: Four | None = None
     idempotency: str = ""
     resolved: bool = False
+    since_seq: int = 0
 
 
 class Budget:
@@ -107,8 +109,6 @@ class Budget:
         self.open: dict[str, Open] = {}
         """By request id; a later attempt of a request under `<id>#<attempt>`."""
         self.reconciled: dict[str, Four] = {}
-        self.attempts: dict[str, int] = {}
-        """Highest attempt number of requests that were tried more than once and are not over."""
         self.repeats = Repeats()
         """Of `open`, whose idempotency keys it can be built from."""
         self._overran: set[tuple[str, str]] = set()
@@ -137,15 +137,15 @@ class Budget:
             case _:
                 pass  # says nothing about money
 
-    def apply_node(self, seq: int, actor: str, event: NodeEvent) -> None:  # noqa: ARG002 - part of every fold's face
+    def apply_node(self, seq: int, actor: str, event: NodeEvent) -> None:
         """Fold one event that `actor` (an incarnation) appended, or that was appended to its fence subject."""
         match event:  # the frequent ones first
             case RequestAdmitted():
-                self._admit(actor, event)
+                self._admit(seq, actor, event)
             case RequestSettled():
-                self._end(event)
+                self._end(seq, event)
             case RequestReleased():
-                self._release(event.request_id)
+                self._release(_name(event.request_id, event.attempt))
             case LeaseReturned():
                 self.leases.give_back(actor, event.returned)
             case Fenced():
@@ -197,8 +197,8 @@ class Budget:
 
     # ------------------------------------------------------------ requests
 
-    def _admit(self, actor: str, event: RequestAdmitted) -> None:
-        name = event.request_id if event.attempt == 1 else self._attempt(event.request_id, event.attempt)
+    def _admit(self, seq: int, actor: str, event: RequestAdmitted) -> None:
+        name = event.request_id if event.attempt == 1 else _name(event.request_id, event.attempt)
         if name in self.open:
             return
         who = event.who
@@ -208,7 +208,7 @@ class Budget:
         lines = event.lines
         leases = self.leases.reserve(actor, lines, bound) if lines else ()
         hold(spot, bound)
-        request = Open(actor, who.key, who.agent, who.owner, event.at_ns, bound, lines, spot, leases)
+        request = Open(actor, who.key, who.agent, who.owner, event.at_ns, bound, lines, spot, leases, since_seq=seq)
         self.open[name] = request
         if event.idempotency:
             request.idempotency = event.idempotency
@@ -216,12 +216,8 @@ class Budget:
         if name in self.reconciled:
             self._count(request, self.reconciled[name])
 
-    def _attempt(self, request_id: str, attempt: int) -> str:
-        self.attempts[request_id] = max(attempt, self.attempts.get(request_id, 1))
-        return f"{request_id}#{attempt}"
-
-    def _end(self, event: RequestSettled) -> None:
-        name = event.request_id if event.attempt == 1 else f"{event.request_id}#{event.attempt}"
+    def _end(self, seq: int, event: RequestSettled) -> None:
+        name = event.request_id if event.attempt == 1 else _name(event.request_id, event.attempt)
         request = self.open.get(name)
         if event.resolves:
             self._resolve(event.resolves, name, event.at_ns)
@@ -233,7 +229,9 @@ class Budget:
             return
         cost = used = settled = four(event.actual)
         if event.object is not None:
-            cost, used, settled = self._settle_object(request, event.object, event.at_ns, cost)
+            # What was replayed shows the object as an earlier attempt had left it.
+            since_seq = 0 if event.resolves else request.since_seq
+            cost, used, settled = self._settle_object(request, event, event.object, since_seq, seq)
         bound = request.bound
         if cost[0] > bound[0] or cost[1] > bound[1] or cost[2] > bound[2] or cost[3] > bound[3]:
             self._overrun(request, cost)
@@ -244,23 +242,22 @@ class Budget:
         self._close(name, request, settled)
 
     def _settle_object(
-        self, request: Open, exposure: ObjectExposure, at_ns: int, actual: Four
+        self, request: Open, event: RequestSettled, exposure: ObjectExposure, since_seq: int, seq: int
     ) -> tuple[Four, Four, Four]:
         """Count the object's difference, wherever it belongs.
 
         Returns what the request cost, what it used of its leases, and what is still to be settled on it.
         """
-        meter = METERS.index(exposure.meter)
+        meter, actual = METERS.index(exposure.meter), four(event.actual)
         payer = Charge(request.key, request.agent, request.owner, request.at_ns, 0)
         charged = 0
-        for credit in self.objects.count(exposure, payer, at_ns):
+        for credit in self.objects.count(exposure, payer, event.at_ns, since_seq, seq):
             spot = self.tally.spot(credit.key, credit.agent, credit.owner, credit.at_ns)
             move(spot, ZERO, only(credit.meter, credit.amount))
             charged += max(0, credit.amount)
         return put(actual, meter, charged), put(actual, meter, exposure.exposure_nanos), put(actual, meter, 0)
 
-    def _release(self, request_id: str) -> None:
-        name = self._newest_open(request_id) if self.attempts else request_id
+    def _release(self, name: str) -> None:
         request = self.open.get(name)
         if request is None:
             return
@@ -268,13 +265,6 @@ class Budget:
             for lease in request.leases:
                 lease.move(request.bound[lease.line.meter])
         self._close(name, request, ZERO)
-
-    def _newest_open(self, request_id: str) -> str:
-        """A release names no attempt: it is the newest one's, since each is begun when the last has ended."""
-        for attempt in range(self.attempts.get(request_id, 1), 1, -1):
-            if f"{request_id}#{attempt}" in self.open:
-                return f"{request_id}#{attempt}"
-        return request_id
 
     def _resolve(self, idempotency: str, by: str, at_ns: int) -> None:
         """The vendor replayed to `by` what a call has done: that is counted there, whoever was the first (S1)."""
@@ -302,13 +292,6 @@ class Budget:
         del self.open[name]
         if request.idempotency:
             self.repeats.drop(request.idempotency, name)
-        if self.attempts:
-            self._close_attempt(name)
-
-    def _close_attempt(self, name: str) -> None:
-        request_id, later, _ = name.partition("#")
-        if later and not any(f"{request_id}#{n}" in self.open for n in range(2, self.attempts[request_id] + 1)):
-            del self.attempts[request_id]
 
     def _reconcile(self, name: str, actual: Four) -> None:
         self.reconciled[name] = actual
@@ -337,3 +320,8 @@ class Budget:
         self.overruns.requests += 1
         names = (("key", request.key), ("agent", request.agent), ("team", request.owner), ("org", ORG_ID))
         self._overran.update(name for name in names if name[1])
+
+
+def _name(request_id: str, attempt: int) -> str:
+    """The key in `Budget.open` of one attempt: each is held, and ends, by itself (rule S1)."""
+    return request_id if attempt == 1 else f"{request_id}#{attempt}"

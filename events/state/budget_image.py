@@ -26,6 +26,7 @@ class OpenImage(msgspec.Struct, frozen=True, array_like=True):
     counted: Four | None
     idempotency: str
     resolved: bool
+    since_seq: int = 0
 
 
 class BudgetImage(msgspec.Struct, frozen=True):
@@ -39,7 +40,6 @@ class BudgetImage(msgspec.Struct, frozen=True):
     fenced: list[str]
     ended: list[str]
     open: list[OpenImage]
-    attempts: list[tuple[str, int]]
     reconciled: list[tuple[str, Four]]
     objects: list[tuple[str, TrackedObject]]
     objects_newest_ns: int
@@ -57,7 +57,6 @@ def budget_image(budget: Budget) -> BudgetImage:
         fenced=sorted(budget.leases.fenced),
         ended=sorted(budget.leases.ended),
         open=[_open_image(name, budget.open[name]) for name in sorted(budget.open)],
-        attempts=sorted(budget.attempts.items()),
         reconciled=sorted(budget.reconciled.items()),
         objects=list(budget.objects.rows()),
         objects_newest_ns=budget.objects.newest_ns,
@@ -79,6 +78,7 @@ def _open_image(name: str, request: Open) -> OpenImage:
         request.counted,
         request.idempotency,
         request.resolved,
+        request.since_seq,
     )
 
 
@@ -93,7 +93,6 @@ def budget_from_image(image: BudgetImage) -> Budget:
     budget.leases.ended = set(image.ended)
     budget.leases.load(image.leases)
     budget.objects.load(image.objects, image.objects_newest_ns)
-    budget.attempts = dict(image.attempts)
     budget.reconciled = dict(image.reconciled)
     budget.overruns = image.overruns
     for row in image.open:
@@ -113,6 +112,7 @@ def budget_from_image(image: BudgetImage) -> Budget:
             row.counted,
             row.idempotency,
             row.resolved,
+            row.since_seq,
         )
         if row.idempotency:
             budget.repeats.add(row.idempotency, row.name, row.at_ns)

@@ -5,6 +5,11 @@ answer tells the object's whole *exposure*: all that it has moved or may still m
 difference to what was counted, so a capture never counts twice. A positive difference is charged to the
 request that caused it; a negative one goes back to where it was charged, newest first.
 
+Which of two answers is the newer
+    The node log does not say in which order the vendor gave them: two calls may overlap, and the earlier one's answer
+    may be recorded last. All that is certain: a call whose intent was recorded after an answer had been recorded went
+    out after that answer was given (docs/adr/0011-answers-that-overlap.md). `exposure_after` is the rule.
+
 Objects that no answer has mentioned for KEPT_NS are forgotten, by the time in the node log itself (the fold of
 one log must not depend on how far another has come). A vendor's object is final long before; should an older
 one move after all, it counts as new, which errs on the safe side.
@@ -36,7 +41,10 @@ class Charge(msgspec.Struct, array_like=True, gc=False):
 
 
 class TrackedObject(msgspec.Struct, array_like=True):
-    """What the ledger knows of one object. `counted` is the sum of its charges; `key` created it."""
+    """What the ledger knows of one object. `counted` is the sum of its charges; `key` created it.
+
+    `told_seq`: where in the node log its newest answer was recorded. `final`: the vendor will not change it any more.
+    """
 
     meter: int
     counted: int
@@ -45,6 +53,8 @@ class TrackedObject(msgspec.Struct, array_like=True):
     key: str
     touched_ns: int
     charges: list[Charge]
+    told_seq: int = 0
+    final: bool = False
 
 
 class Credit(NamedTuple):
@@ -58,6 +68,29 @@ class Credit(NamedTuple):
     amount: int
 
 
+def is_newest(told_seq: int, since_seq: int) -> bool:
+    """Whether an answer is certainly newer than what was recorded at `told_seq`.
+
+    `since_seq`: where the intent of the answered call is recorded; 0 if the answer shows the object as it was at some
+    earlier time. In one message ends come before intents, so equal is newer.
+    """
+    return since_seq >= told_seq and since_seq > 0
+
+
+def exposure_after(counted: int, final: bool, told: ObjectExposure, newest: bool) -> int:  # noqa: FBT001 - facts, not switches
+    """What is counted for an object after one more answer about it (rule S2). `counted`, `final`: what was known.
+
+    An answer that is certainly the newest counts as it is. One that may be the older counts only if it is the higher:
+    money that is counted too low is spent twice, what is counted too high comes back with the next answer. If one of
+    the two is final it is the newer, whichever it is.
+    """
+    if newest or (told.final and not final):
+        return told.exposure_nanos
+    if final and not told.final:
+        return counted
+    return max(counted, told.exposure_nanos)
+
+
 class Objects:
     """All objects, the least recently touched first."""
 
@@ -68,10 +101,13 @@ class Objects:
     def get(self, ref: str) -> TrackedObject | None:
         return self._known.get(ref)
 
-    def count(self, exposure: ObjectExposure, payer: Charge, touched_ns: int) -> list[Credit]:
-        """Count an object's new exposure. `payer` is the settling request (its amount is not read).
+    def count(
+        self, exposure: ObjectExposure, payer: Charge, touched_ns: int, since_seq: int, told_seq: int
+    ) -> list[Credit]:
+        """Count an answer about an object. `payer` is the settling request (its amount is not read).
 
-        Returns what is to be moved: at most one charge, or some credits; nothing if the exposure is unchanged.
+        `since_seq`: as in `is_newest`; `told_seq`: where the answer is recorded. Returns what is to be moved: at
+        most one charge, or some credits; nothing if what is counted stays the same.
         """
         meter = METERS.index(exposure.meter)
         tracked = self._known.pop(exposure.ref, None)
@@ -79,10 +115,16 @@ class Objects:
             tracked = TrackedObject(meter, 0, 0, "", payer.key, 0, [])
         self._known[exposure.ref] = tracked  # popped and put back: now the most recently touched
         tracked.touched_ns = max(tracked.touched_ns, touched_ns)
+        newest = is_newest(tracked.told_seq, since_seq)
         if exposure.currency:
-            tracked.amount_minor, tracked.currency = exposure.amount_minor, exposure.currency
-        difference = exposure.exposure_nanos - tracked.counted
-        tracked.counted = exposure.exposure_nanos
+            # Bounds of later calls follow from the amount, so in doubt it is the higher one as well.
+            least = 0 if newest or exposure.currency != tracked.currency else tracked.amount_minor
+            tracked.amount_minor, tracked.currency = max(least, exposure.amount_minor), exposure.currency
+        counted = exposure_after(tracked.counted, tracked.final, exposure, newest)
+        difference = counted - tracked.counted
+        tracked.counted = counted
+        tracked.told_seq = told_seq
+        tracked.final = tracked.final or exposure.final
         self._forget_old(touched_ns)
         if difference > 0:
             return [_charge(tracked, payer, difference)]

@@ -82,7 +82,10 @@ class Log:
             request_id = f"req_{n:03}"
             await self.append(Heartbeat(), admitted(request_id))
             if n % 4 == 0:
-                await self.append(settled(request_id, ObjectExposure(f"stripe/-/pi_{n % 3}", n * 10_000_000)))
+                thing = ObjectExposure(f"stripe/-/pi_{n % 3}", n * 10_000_000, final=n % 12 == 8)
+                await self.append(settled(request_id, thing))
+                if n >= 8:  # of a call that overlapped with it
+                    await self.append(settled(f"req_{n - 5:03}", ObjectExposure(f"stripe/-/pi_{n % 3}", 7)))
             if n % 8 == 0:
                 await self.append(settled(request_id, ObjectExposure(f"stripe/-/pi_{n % 3}", 5)), actor="n1-b")
             if n % 4 == 1:
@@ -288,6 +291,42 @@ async def test_a_replayed_answer_resolves_what_its_idempotency_key_had_left_unkn
         (total,) = (await reader.report("spend", "team", Filters(), 10, None)).rows
         # Held: four of unknown outcome and the open one, at 0.70 each.
         assert (total["settled_usd"], total["held_usd"], total["unknown"]) == ("0.70", "3.50", 4)
+
+
+async def test_an_operators_figure_stands_until_the_nodes_own_word_comes(served: Endpoint) -> None:
+    """As in the ledger (tests/unit/test_budget.py): a late answer replaces it, a replayed one too."""
+    async with empty_store(served) as store:
+        log, by = Log(), By(name="ann", reason="invoice")
+        await log.append(*(admitted(f"req_{name}", idempotency="d1" if name == "told" else "")
+                           for name in ("kept", "late", "told", "unsent", "refund")))  # fmt: skip
+        await log.append(*(unknown(f"req_{name}") for name in ("kept", "late", "told", "refund")))
+        for name in ("kept", "late", "told"):
+            await log.append(RequestReconciled(f"req_{name}", Amounts(usd=100_000_000), by))
+            await log.append(RequestReconciled(f"req_{name}", Amounts(usd=300_000_000), by))
+        await log.append(RequestReconciled("req_refund", Amounts(refund=200_000_000), by))
+        await log.append(RequestSettled("req_late", "settled", NOW_NS, actual=Amounts(usd=500_000_000)))
+        await log.append(admitted("req_replay", idempotency="d1"), replayed("req_replay", "d1"))
+        await write_all(log, store)
+        rows = await store.query("SELECT request_id, outcome, actual_usd, refund_usd FROM ringfence.requests")
+        assert {name.removeprefix("req_"): (rest[0], *(f"{figure:.1f}" for figure in rest[1:])) for name, *rest in rows} == {
+            "kept": ("settled", "0.3", "0.0"), "late": ("settled", "0.5", "0.0"), "told": ("settled", "0.0", "0.0"),
+            "unsent": ("open", "0.0", "0.0"), "refund": ("settled", "0.0", "0.2"), "replay": ("settled", "0.7", "0.0"),
+        }  # fmt: skip
+
+
+async def test_a_refusal_that_two_logs_of_a_node_hold_is_told_once(served: Endpoint) -> None:
+    async with empty_store(served) as store:
+        log = Log()
+        refused = RequestRefused("req_1", "cap_exhausted", NOW_NS, NOW_NS + 9, Who(key="vk_2"), 41, 402, "stripe")
+        await log.append(refused)
+        await write_all(log, store)
+        await log.append(refused, actor="n1-b")  # its recording was in doubt at the fence
+        await log.append(RequestRefused("req_2", "cap_exhausted", NOW_NS, NOW_NS, Who(key="vk_2")))
+        await write_all(log, store)  # another process, which looks up what was told
+        assert await store.query("SELECT request_id, count FROM ringfence.refusals ORDER BY request_id") == [
+            ("req_1", 41),
+            ("req_2", 1),
+        ]
 
 
 async def test_lists_page_without_gaps_or_repeats_and_filter(served: Endpoint) -> None:

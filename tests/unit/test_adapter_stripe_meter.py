@@ -77,7 +77,9 @@ def exposed(outcome: Outcome) -> ObjectExposure:
     ],
 )
 def test_exposure_of_an_intent(body: dict[str, Any], cents: int, about: int) -> None:
-    assert exposed(settle(CONFIRM, body)) == ObjectExposure("stripe/-/pi_1", cents * CENT, "usd", about, "usd")
+    final = body["status"] in {"succeeded", "canceled"}
+    told = ObjectExposure("stripe/-/pi_1", cents * CENT, "usd", about, "usd", final)
+    assert exposed(settle(CONFIRM, body)) == told
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,10 @@ class Place(msgspec.Struct, frozen=True):
     account: str
 
 
+_FINAL = frozenset({"succeeded", "canceled"})
+"""Of a PaymentIntent: from here on it neither moves nor may move anything more (refunds are objects of their own)."""
+
+
 def exposure(found: StripeObject, place: Place, fx: Fx, *, declined: bool = False) -> ObjectExposure | None:
     """The object's exposure after this answer; None if it cannot be told (unknown kind, no amount, no rate)."""
     if not found.id or found.amount is None or not found.currency:
@@ -91,6 +95,7 @@ def exposure(found: StripeObject, place: Place, fx: Fx, *, declined: bool = Fals
         meter="refund" if found.object == "refund" else "usd",
         amount_minor=amount,
         currency=found.currency,
+        final=found.object == "payment_intent" and found.status in _FINAL,
     )
 
 
