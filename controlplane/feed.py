@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from controlplane.projector import Catalogue, changed_ids, records_of
+from controlplane.projector import changed_ids, records_of
+from controlplane.snapshots import Snapshots
 from events.clock import Clock
 from events.messaging.port import Bus, BusTooLarge, BusUnavailable
 from events.state.replica import Replica
@@ -31,9 +32,6 @@ MAX_DELTA_BYTES = 4 << 20
 
 MAX_UNSENT = 1_000
 """Deltas waiting for the bus; the oldest are dropped above it, which nodes notice as a gap."""
-
-CHUNK_BYTES = 128 << 10
-"""Of one chunk of a snapshot: 2 ms of work, so that asks and barriers do not wait behind a node's start."""
 
 
 class Recent(NamedTuple):
@@ -53,7 +51,7 @@ class Feed:
         self._clock = clock
         self._epoch = epoch
         self._heartbeat_s = heartbeat_ms / 1000
-        self._catalogue = Catalogue(replica.state)
+        self._snapshots = Snapshots(replica, clock)
         self._recent: deque[Recent] = deque()
         self._recent_records = 0
         self._floor = replica.control_seq
@@ -68,7 +66,6 @@ class Feed:
         ids = changed_ids(events)
         if not ids:
             return False
-        self._catalogue.add(ids)
         records = records_of(self._replica.state, ids)
         recent = Recent(self._last_seq, seq, records)
         self._last_seq = seq
@@ -85,17 +82,19 @@ class Feed:
         now = self._replica.control_seq
         if after_seq < self._floor:
             return self._delta(after_seq, after_seq, (), resnapshot=True)
+        missed: list[Recent] = []
+        for delta in reversed(self._recent):
+            if delta.to_seq <= after_seq:
+                break
+            missed.append(delta)
         newest: dict[str, Record] = {}
-        for delta in self._recent:
-            if delta.to_seq > after_seq:
-                newest.update((record_id(record), record) for record in delta.records)
+        for delta in reversed(missed):
+            newest.update((record_id(record), record) for record in delta.records)
         return self._delta(after_seq, max(now, after_seq), tuple(newest.values()))
 
     def snapshot(self, cursor: str) -> SnapshotChunk:
-        """One chunk of all records, as they are now."""
-        now_ns = self._clock.wall_ns()
-        records, next_cursor = self._catalogue.chunk(cursor, now_ns, CHUNK_BYTES)
-        return SnapshotChunk(self._replica.control_seq, now_ns, records, next_cursor)
+        """One chunk of all records, as of a moment from which a catch-up goes on. Raises ValueError: load anew."""
+        return self._snapshots.chunk(cursor, self._floor)
 
     async def run(self) -> None:
         """Send what there is, and a heartbeat whenever there was nothing for a while. Runs for ever."""

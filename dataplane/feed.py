@@ -13,7 +13,7 @@ position moves only over what has been applied, so "through S" never has holes (
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -23,7 +23,9 @@ from dataplane.core.snapshot import NO_CHANGES, Changes, Snapshot
 from events import subjects
 from events.clock import Clock
 from events.messaging.port import Bus, Message, Subscription
-from schemas.policy import FeedDelta
+from schemas.packed import unpack
+from schemas.policy import FeedDelta, Record
+from schemas.rpc import SnapshotChunk
 from schemas.settings import Timing
 
 _log = logging.getLogger(__name__)
@@ -34,6 +36,10 @@ KEPT_DELTAS = 256
 ASK_TIMEOUT_S = 1.0
 PAUSE_S = 0.05
 """Between two tries of an unanswered question: a takeover lasts seconds, and asking is cheap."""
+
+PUT_AT_ONCE = 250
+"""Records of a snapshot taken in between two turns of the loop, half a millisecond: a node that loads anew goes on
+serving."""
 
 SILENT_BEATS = 4
 """After so many missed heartbeats of the feed the node asks by itself: its subscription may be deaf."""
@@ -173,7 +179,7 @@ class Feed:
         self._kept = [kept for kept in self._kept if kept.to_seq > self.snapshot.position]
         return True
 
-    def _note_silence(self, reason: Unanswered) -> None:
+    def _note_silence(self, reason: Exception) -> None:
         """Once per silence: the question is repeated many times a second."""
         if not self._silent:
             self._silent = True
@@ -181,26 +187,47 @@ class Feed:
 
     async def _load(self) -> bool:
         """Load a whole snapshot and take its place. False: not answered, or older than what is here."""
-        fresh, cursor, position = Snapshot(), "", NEVER_NS
-        while True:
-            try:
-                chunk = await self._control.snapshot(cursor, ASK_TIMEOUT_S)
-            except Unanswered as reason:
-                self._note_silence(reason)
-                return False
-            self._silent = False
-            fresh.put(chunk.records)
-            position = min(position, chunk.as_of_seq)
-            self._time.observe(chunk.now_ns, self._clock.elapsed_ns())
-            if not chunk.next_cursor:
-                break
-            cursor = chunk.next_cursor
+        fresh, position = Snapshot(), NEVER_NS
+        ask = self._ask_chunk("")
+        try:
+            while True:
+                chunk = await ask
+                if chunk.next_cursor:
+                    ask = self._ask_chunk(chunk.next_cursor)  # under way while this one is unpacked
+                    await asyncio.sleep(0)
+                for part in batched(unpack(chunk.packed), PUT_AT_ONCE):
+                    fresh.put(part)
+                    await asyncio.sleep(0)
+                position = min(position, chunk.as_of_seq)
+                self._time.observe(chunk.now_ns, self._clock.elapsed_ns())
+                if not chunk.next_cursor:
+                    break
+        except (Unanswered, ValueError) as reason:
+            self._note_silence(reason)
+            return False
+        finally:
+            ask.cancel()
+        self._silent = False
         if position < self.snapshot.position:
             return False
-        fresh.position = position
+        self._take_place(fresh, position)
+        return True
+
+    def _ask_chunk(self, cursor: str) -> asyncio.Task[SnapshotChunk]:
+        asking = self._control.snapshot(cursor, ASK_TIMEOUT_S)
+        return asyncio.get_running_loop().create_task(asking, name="a chunk of the snapshot")
+
+    def _take_place(self, fresh: Snapshot, position: int) -> None:
+        fresh.loaded(position)
         fresh.caps_version = self.snapshot.caps_version + fresh.caps_version + 1
         changes = None if self.loaded else NO_CHANGES
         self.snapshot, self.loaded = fresh, True
         self._on_applied(changes, position)
         self._apply_kept()
-        return True
+        self._wake.set()  # the snapshot may be some seconds old: ask for what came after it
+
+
+def batched(records: Sequence[Record], size: int) -> Iterator[Sequence[Record]]:
+    """The records in runs of at most `size`."""
+    for begin in range(0, len(records), size):
+        yield records[begin : begin + size]

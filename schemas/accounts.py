@@ -26,7 +26,7 @@ ORG_ID = "default"
 NANOS_PER_S = 1_000_000_000
 
 
-class Cap(msgspec.Struct, frozen=True, array_like=True):
+class Cap(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One cap of an account: at most `amount` of `meter` in each `window`."""
 
     meter: Meter
@@ -34,7 +34,7 @@ class Cap(msgspec.Struct, frozen=True, array_like=True):
     amount: int
 
 
-class AccountCaps(msgspec.Struct, frozen=True, omit_defaults=True):
+class AccountCaps(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """All caps of one account. `zone` names the IANA time zone in which its windows turn."""
 
     kind: Kind

@@ -29,7 +29,7 @@ class Who(msgspec.Struct, frozen=True, omit_defaults=True):
     feature: str = ""
 
 
-class KeyPolicy(msgspec.Struct, frozen=True, omit_defaults=True, tag="key"):
+class KeyPolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="key"):
     """One vault key. `tokens` are SHA-256 hexadecimal digests of its live tokens (never the tokens).
 
     `upstreams` empty = any. `endpoints` empty = any endpoint of those. `rpm`/`tpm` = 0: no limit.
@@ -57,7 +57,7 @@ class KeyPolicy(msgspec.Struct, frozen=True, omit_defaults=True, tag="key"):
     on_exhausted: Literal["refuse", "suspend"] = "refuse"
 
 
-class AgentPolicy(msgspec.Struct, frozen=True, omit_defaults=True, tag="agent"):
+class AgentPolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="agent"):
     """One agent. `owner` is its team's name."""
 
     name: str
@@ -71,14 +71,14 @@ class AgentPolicy(msgspec.Struct, frozen=True, omit_defaults=True, tag="agent"):
     on_exhausted: Literal["refuse", "suspend"] = "refuse"
 
 
-class BudgetPolicy(msgspec.Struct, frozen=True, omit_defaults=True, tag="budget"):
+class BudgetPolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="budget"):
     """The caps of one account, of a key's own too. No caps: the account was uncapped again."""
 
     seq: int
     account: AccountCaps
 
 
-class ClusterPolicy(msgspec.Struct, frozen=True, omit_defaults=True, tag="cluster"):
+class ClusterPolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="cluster"):
     """How many nodes live, which divides the rate limits among them."""
 
     seq: int

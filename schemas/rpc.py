@@ -35,21 +35,21 @@ class JoinAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SnapshotAsk(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Method `snapshot`: one chunk after `cursor` (a record id; empty = from the start)."""
+    """Method `snapshot`: the chunk at `cursor` (from the chunk before; empty = the first)."""
 
     cursor: str = ""
 
 
 class SnapshotChunk(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Records in order of record id, each no older than `as_of_seq`. `next_cursor` empty = the last chunk.
+    """A part of all records as of `as_of_seq`, in the form of schemas.packed. `next_cursor` empty = the last chunk.
 
-    Chunks of different `as_of_seq` may be joined: the node's position is their minimum, and deltas from there
-    replace what is older.
+    The snapshot may be some seconds old: what has changed after `as_of_seq` is asked for with `catchup`. A cursor that
+    is no longer known is answered with an error; the node then begins anew.
     """
 
     as_of_seq: int
     now_ns: int
-    records: tuple[Record, ...] = ()
+    packed: bytes = b""
     next_cursor: str = ""
 
 

@@ -22,6 +22,7 @@ from events.types import (
 )
 from schemas.accounts import Cap
 from schemas.amounts import Amounts
+from schemas.packed import encode_record, pack
 from schemas.policy import FeedDelta, Who
 from schemas.refusals import Refusal
 from schemas.rpc import Grants, ObjectAnswer, ObjectAsk, Recall, RegisterAnswer, SnapshotChunk
@@ -318,7 +319,7 @@ async def test_an_older_snapshot_never_takes_the_place_of_a_newer_one() -> None:
 
     def snapshot(_slot: str, _ask: Any) -> SnapshotChunk:
         served.append(1)
-        return SnapshotChunk(seq - 1, rig.control.clock.wall_ns(), (stale,))
+        return SnapshotChunk(seq - 1, rig.control.clock.wall_ns(), pack([encode_record(stale)]))
 
     rig.control.answer["snapshot"] = snapshot
     rig.control.answer["catchup"] = lambda _slot, _ask: FeedDelta(1, 0, seq, 0, resnapshot=True)

@@ -43,8 +43,20 @@ from events.types import (
 )
 from schemas.accounts import AccountCaps, Cap, line_key, window_start_s
 from schemas.amounts import Amounts
+from schemas.packed import unpack
 from schemas.policy import FeedDelta, Record, Who, record_id
-from schemas.rpc import JoinAnswer, JoinAsk, LeaseAnswer, LeaseAsk, Push, Recall, RpcError, SnapshotAsk, SnapshotChunk
+from schemas.rpc import (
+    CatchupAsk,
+    JoinAnswer,
+    JoinAsk,
+    LeaseAnswer,
+    LeaseAsk,
+    Push,
+    Recall,
+    RpcError,
+    SnapshotAsk,
+    SnapshotChunk,
+)
 from schemas.settings import Timing
 
 T = TypeVar("T")
@@ -201,16 +213,18 @@ class FakeNode:
             self.log.heartbeat(self.rig.timing.heartbeat_ms / 1000, Heartbeat)
 
     async def load(self) -> None:
-        """Load the snapshot and say so."""
+        """Load the snapshot, which may be some seconds old, and what came after it; say so."""
         cursor, position = "", 2**62
         while True:
             chunk = await self.call("snapshot", SnapshotAsk(cursor), SnapshotChunk)
-            self._put(chunk.records)
+            self._put(unpack(chunk.packed))
             position = min(position, chunk.as_of_seq)
             cursor = chunk.next_cursor
             if not cursor:
                 break
-        self.position = max(self.position, position)
+        delta = await self.call("catchup", CatchupAsk(position), FeedDelta)
+        self._put(delta.records)
+        self.position = max(self.position, delta.to_seq)
         self.apply()
 
     def apply(self, through: int | None = None) -> None:

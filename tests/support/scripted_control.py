@@ -19,6 +19,7 @@ from events.messaging.port import Message
 from events.subjects import NODES_STREAM
 from events.types import Fenced, FenceOpened, NodeEvent
 from schemas.accounts import AccountCaps, Cap
+from schemas.packed import encode_record, pack
 from schemas.policy import AgentPolicy, BudgetPolicy, ClusterPolicy, FeedDelta, KeyPolicy, Record, record_id
 from schemas.rpc import (
     CatchupAsk,
@@ -213,7 +214,7 @@ class ScriptedControl:
         names = sorted(name for name in self.records if name > ask.cursor)
         chunk = tuple(self.records[name] for name in names[:2])
         cursor = names[1] if len(names) > 2 else ""
-        return SnapshotChunk(self.seq, self.clock.wall_ns(), chunk, cursor)
+        return SnapshotChunk(self.seq, self.clock.wall_ns(), pack(map(encode_record, chunk)), cursor)
 
     def _catchup(self, _slot: str, ask: CatchupAsk) -> FeedDelta:
         return self.delta(ask.after_seq, self.seq)

@@ -9,7 +9,7 @@ from support.control_rig import BY, START_WALL_NS, RigClock
 
 from controlplane.checkpoint_file import FileCheckpoints
 from controlplane.log_watch import EVERY_S, LogWatch
-from controlplane.projector import Catalogue, changed_ids, record_of
+from controlplane.projector import changed_ids, record_of
 from controlplane.standby import wait_for_silence
 from controlplane.suspender import wants_suspension
 from controlplane.takeover import Logs
@@ -98,32 +98,6 @@ def test_records_are_the_folds() -> None:
     assert (budget.seq, budget.account) == (2, CAPS)
     assert record_of(state, "cluster") == ClusterPolicy(5, 1)
     assert record_of(state, "key:vk_unknown") is None
-
-
-def test_a_snapshot_in_chunks_meets_every_record_once() -> None:
-    state = state_of(*(key(f"vk_{number:03}") for number in range(50)), AgentRegistered("bot", BY))
-    catalogue = Catalogue(state)
-    found, cursor, chunks = [], "", 0
-    while True:
-        records, cursor = catalogue.chunk(cursor, START_WALL_NS, 1_000)
-        found += [record for record in records if isinstance(record, KeyPolicy)]
-        chunks += 1
-        if chunks == 3:  # a new key behind the cursor is in a later chunk; one before it is in a delta
-            for seq, late in ((60, "vk_999"), (61, "a_early")):
-                state.apply(seq, key(late))
-                catalogue.add([f"key:{late}"])
-        if not cursor:
-            break
-    assert chunks > 5
-    assert [record.id for record in found] == sorted({*(f"vk_{n:03}" for n in range(50)), "vk_999"})
-
-
-def test_tombstones_are_sent_until_long_after_expiry() -> None:
-    state = state_of(key(caps=CAPS), KeyRevoked("vk_1", BY))
-    catalogue = Catalogue(state)
-    for hours, kinds in ((0, {"KeyPolicy", "BudgetPolicy"}), (1.9, {"KeyPolicy", "BudgetPolicy"}), (2.1, set())):
-        records, _ = catalogue.chunk("", START_WALL_NS + int(hours * HOUR_NS), 10**6)
-        assert {type(record).__name__ for record in records} - {"ClusterPolicy"} == kinds, hours
 
 
 @pytest.mark.parametrize(
