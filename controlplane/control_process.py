@@ -30,7 +30,7 @@ from controlplane.takeover import Logs
 from controlplane.version import VERSION
 from events.clock import Clock
 from events.log.port import LogUnavailable
-from events.log.streams import control_stream, nodes_stream
+from events.log.streams import log_streams
 from events.messaging.clock import SystemClock
 from events.messaging.connection import NatsConnection, connect
 from events.subjects import CONTROL_STREAM, NODES_STREAM
@@ -77,8 +77,7 @@ async def run_control(settings: ControlProcess) -> None:
 async def _lead(settings: ControlProcess, nats: NatsConnection, clock: Clock) -> tuple[Leader, Logs]:
     """Take over, once nobody else leads. Waits for streams that do not answer yet."""
     timing = settings.settings.timing
-    control = control_stream(settings.control_stream_bytes) if settings.control_stream_bytes else control_stream()
-    nodes = nodes_stream(settings.nodes_stream_bytes) if settings.nodes_stream_bytes else nodes_stream()
+    control, nodes = log_streams(settings.control_stream_bytes, settings.nodes_stream_bytes, settings.replicas)
     checkpoints = FileCheckpoints(Path(settings.data_dir))
     while True:
         try:

@@ -4,7 +4,7 @@ Secrets stand in these files and nowhere else: not in arguments, not in the envi
 """
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -41,6 +41,8 @@ class ControlProcess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     control_stream_bytes: int = 0
     """Size of the control log's stream, made if missing. 0: the default."""
     nodes_stream_bytes: int = 0
+    replicas: Literal[1, 3] = 1
+    """Copies of each log stream, on as many NATS servers. Raised on a running stream, never lowered."""
     parent_pid: int = 0
     """The supervisor; when it has gone the process ends. 0: none."""
 
@@ -56,8 +58,13 @@ class AuditProcess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     clickhouse: ClickHouseAccess
     embedded_path: str
     ready_mark: str
+    http_host: str = "127.0.0.1"
+    http_port: int = 0
+    """Where this process shows its own /healthz, /readyz and /metrics. 0: any free port, told by the ready mark."""
     control_stream_bytes: int = 0
     nodes_stream_bytes: int = 0
+    replicas: Literal[1, 3] = 1
+    """Copies of each log stream, on as many NATS servers. Raised on a running stream, never lowered."""
     parent_pid: int = 0
 
 

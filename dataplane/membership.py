@@ -18,6 +18,7 @@ from dataplane.tasks import Tasks
 from events.clock import Clock
 from events.codec import encode_batch
 from events.log.port import AppendPort, FenceExpectation
+from events.log.stats import AppendStats
 from events.log.writer import SoleWriterLog, WriterSettings
 from events.types import Heartbeat, LeaseReturned, NodeEvent, NodeStarted
 from schemas.rpc import JoinAnswer, JoinAsk
@@ -69,6 +70,7 @@ class Membership:
         self._ended = asyncio.Event()
         self.current: Incarnation | None = None
         self.joins = 0
+        self.stats = AppendStats()
 
     async def run(self) -> None:
         """Join, and join again whenever the incarnation is over. Runs for ever."""
@@ -122,7 +124,9 @@ class Membership:
             clock_ns=self._clock.elapsed_ns,
             settings=WriterSettings(ack_timeout_s=self._timing.append_timeout_ms / 1000),
             on_fenced=partial(over, "its log is fenced"),
+            on_unconfirmed=partial(over, "its log could not be confirmed for minutes"),
             id_salt=self._draw(8).hex(),
+            stats=self.stats,
         )
         desk = LeaseDesk(
             name,

@@ -35,6 +35,10 @@ DEFAULT_CONFIG = Path("ringfence.yaml")
     "--controls", type=click.IntRange(1, 9), default=1, show_default=True,
     help="Control planes: one leads, the others stand by, on free ports.",
 )  # fmt: skip
+@click.option(
+    "--nats-servers", type=click.Choice(["1", "3"]), default="1", show_default=True,
+    help="3: a cluster, on --nats-port and the next two.",
+)  # fmt: skip
 @click.option("--demo", is_flag=True, help="Simulated Stripe and OpenAI in place of the real ones.")
 def up(
     *,
@@ -47,6 +51,7 @@ def up(
     clickhouse_port: int,
     workers: int,
     controls: int,
+    nats_servers: str,
     demo: bool,
 ) -> None:
     """Run everything on this machine: NATS, control plane, audit, proxies.
@@ -79,6 +84,7 @@ def up(
         workers=workers,
         demo=demo,
         controls=controls,
+        nats_servers=int(nats_servers),
     )
     try:
         asyncio.run(run_up(options, click.echo))

@@ -24,10 +24,9 @@ from controlplane.demo.vendors import new_openai_key, new_stripe_key
 from controlplane.process_settings import AuditProcess, ClickHouseAccess, ControlProcess
 from controlplane.up.child import Child, python_module
 from controlplane.up.datadir import DataDir, write_private
-from controlplane.up.nats.binary import NatsServerMissing, find_binary
-from controlplane.up.nats.child import NatsChild
+from controlplane.up.nats.binary import NatsServerMissing
 from controlplane.up.nats.process import NatsFailed
-from controlplane.up.nats.setup import NatsSetup, write_config
+from controlplane.up.nats.servers import NatsServers, plan_servers
 from controlplane.up.ports import PortReservation, PortTaken, free_pair
 from schemas.ids import TOKEN_BYTES, operator_token, token_sha256
 from schemas.settings import Settings, Upstream
@@ -57,6 +56,8 @@ class UpOptions:
     demo: bool
     controls: int = 1
     """Control planes: the first listens on `control_port`, the others on free ports."""
+    nats_servers: int = 1
+    """1, or 3 in a cluster: on `nats_port` and the next two."""
 
 
 class Machine:
@@ -66,8 +67,7 @@ class Machine:
         self._options = options
         self._dir = data_dir
         self._say = say
-        self._nats: NatsChild | None = None
-        self._setup: NatsSetup | None = None
+        self._nats: NatsServers | None = None
         self._children: list[Child] = []
         self._proxies: dict[str, Child] = {}
         self._port: PortReservation | None = None
@@ -75,20 +75,20 @@ class Machine:
 
     async def start(self) -> dict[str, str]:
         """Bring everything up; returns the endpoints and writes `endpoints.json`. Raises UpError, ChildFailed."""
-        setup = await self._start_nats()
+        nats = await self._start_nats()
         if self._options.demo:
             await self._start_demo()
         settings = self._with_demo(self._options.settings)
-        clickhouse = await self._start_audit(setup)
+        clickhouse = await self._start_audit(nats)
         self._say("starting the control plane")
         numbers = range(1, self._options.controls + 1)
-        controls = [await self._start_control(number, setup, clickhouse, settings) for number in numbers]
-        proxy_url = await self._start_proxies(setup, settings)
+        controls = [await self._start_control(number, nats, clickhouse, settings) for number in numbers]
+        proxy_url = await self._start_proxies(nats, settings)
         endpoints = {
             "proxy": proxy_url,
             "control": controls[0],
             "controls": ",".join(controls),
-            "nats": self._nats_url,
+            "nats": ",".join(nats.urls),
             "clickhouse": f"http://{clickhouse.host}:{clickhouse.port}",
         }
         write_private(self._dir.root / "endpoints.json", json.dumps(endpoints).encode())
@@ -107,31 +107,32 @@ class Machine:
 
     def reload(self, settings: Settings) -> None:
         """Hand the proxies new credentials: their files are rewritten, and SIGHUP makes them read again."""
-        if self._setup is None or self._port is None:
+        if self._nats is None or self._port is None:
             return
         for slot, proxy in self._proxies.items():
-            self._write_proxy(slot, self._setup, self._with_demo(settings), self._port.port)
+            self._write_proxy(slot, self._nats, self._with_demo(settings), self._port.port)
             proxy.signal(signal.SIGHUP)
-
-    @property
-    def _nats_url(self) -> str:
-        return self._nats.url if self._nats is not None else ""
 
     def _with_demo(self, settings: Settings) -> Settings:
         return msgspec.structs.replace(settings, upstreams={**settings.upstreams, **self._demo})
 
-    async def _start_nats(self) -> NatsSetup:
+    async def _start_nats(self) -> NatsServers:
         self._say("starting nats-server")
         slots = tuple(f"n{number}" for number in range(1, self._options.workers + 1))
         try:
-            port, log = self._options.nats_port, self._dir.logs / "nats.log"
-            setup = write_config(self._dir.nats, slots=slots, port=port, log=log)
-            self._nats = NatsChild(setup, find_binary(), port=port, on_event=self._say)
+            log = self._dir.logs / "nats.log"
+            self._nats = plan_servers(
+                self._dir.nats,
+                self._options.nats_servers,
+                slots=slots,
+                port=self._options.nats_port,
+                log=log,
+                on_event=self._say,
+            )
             await self._nats.start()
         except (NatsFailed, NatsServerMissing, ValueError, OSError) as error:
             raise UpError(f"nats-server could not be started: {error}") from error
-        self._setup = setup
-        return setup
+        return self._nats
 
     async def _start_demo(self) -> None:
         self._say("starting simulated vendors")
@@ -149,19 +150,20 @@ class Machine:
             for name, credential in keys.items()
         }
 
-    async def _start_audit(self, setup: NatsSetup) -> ClickHouseAccess:
+    async def _start_audit(self, nats: NatsServers) -> ClickHouseAccess:
         self._say("starting the audit (ClickHouse)")
         password = self._dir.secret("clickhouse", secrets.token_urlsafe(32))
         access = ClickHouseAccess(
             host="127.0.0.1", port=self._options.clickhouse_port, user="ringfence", password=password
         )
         settings = AuditProcess(
-            nats=setup.control(self._nats_url),
+            nats=nats.control(),
             clickhouse=access,
             embedded_path=str(self._dir.audit),
             ready_mark=str(self._dir.run / "audit.ready"),
-            control_stream_bytes=setup.limits.control_bytes,
-            nodes_stream_bytes=setup.limits.nodes_bytes,
+            control_stream_bytes=nats.limits.control_bytes,
+            nodes_stream_bytes=nats.limits.nodes_bytes,
+            replicas=nats.replicas,
             parent_pid=os.getpid(),
         )
         path = self._write_settings("audit", settings)
@@ -172,22 +174,23 @@ class Machine:
         return access
 
     async def _start_control(
-        self, number: int, setup: NatsSetup, clickhouse: ClickHouseAccess, settings: Settings
+        self, number: int, nats: NatsServers, clickhouse: ClickHouseAccess, settings: Settings
     ) -> str:
         name = "control" if number == 1 else f"control-{number}"
         # The control plane knows which upstreams there are, and none of their credentials.
         bare = {name: msgspec.structs.replace(upstream, credential="") for name, upstream in settings.upstreams.items()}
         process = ControlProcess(
             settings=msgspec.structs.replace(settings, upstreams=bare),
-            nats=setup.control(self._nats_url),
+            nats=nats.control(),
             clickhouse=clickhouse,
             host=self._options.host,
             port=self._options.control_port if number == 1 else 0,
             data_dir=str(self._dir.root / name),
             ready_mark=str(self._dir.run / f"{name}.ready"),
             bootstrap_token_sha256=token_sha256(self._operator_token()),
-            control_stream_bytes=setup.limits.control_bytes,
-            nodes_stream_bytes=setup.limits.nodes_bytes,
+            control_stream_bytes=nats.limits.control_bytes,
+            nodes_stream_bytes=nats.limits.nodes_bytes,
+            replicas=nats.replicas,
             parent_pid=os.getpid(),
         )
         path = self._write_settings(name, process)
@@ -195,27 +198,27 @@ class Machine:
         self._write_settings(name, msgspec.structs.replace(process, port=mark["port"]))
         return f"http://{url_host(self._options.host)}:{mark['port']}"
 
-    async def _start_proxies(self, setup: NatsSetup, settings: Settings) -> str:
+    async def _start_proxies(self, nats: NatsServers, settings: Settings) -> str:
         self._say(f"starting {self._options.workers} proxies")
         try:
             self._port = PortReservation(self._options.host, self._options.proxy_port)
         except PortTaken as error:
             raise UpError(f"{error}; choose another with --proxy-port (0: any)") from None
         port = self._port.port
-        await asyncio.gather(*(self._start_proxy(slot, setup, settings, port) for slot in setup.slots))
+        await asyncio.gather(*(self._start_proxy(slot, nats, settings, port) for slot in nats.slots))
         return f"http://{url_host(self._options.host)}:{port}"
 
-    async def _start_proxy(self, slot: str, setup: NatsSetup, settings: Settings, port: int) -> None:
-        path = self._write_proxy(slot, setup, settings, port)
+    async def _start_proxy(self, slot: str, nats: NatsServers, settings: Settings, port: int) -> None:
+        path = self._write_proxy(slot, nats, settings, port)
         command = python_module("dataplane", "proxy", "--settings", str(path), "--slot", slot)
         child = self._child(f"proxy-{slot}", command)
         self._proxies[slot] = child
         await child.start(READY_S)
 
-    def _write_proxy(self, slot: str, setup: NatsSetup, settings: Settings, port: int) -> Path:
+    def _write_proxy(self, slot: str, nats: NatsServers, settings: Settings, port: int) -> Path:
         process = {
             "settings": settings,
-            "nats": setup.node(slot, self._nats_url),
+            "nats": nats.node(slot),
             "host": self._options.host,
             "port": port,
             "ready_mark": str(self._dir.run / f"proxy-{slot}.ready"),

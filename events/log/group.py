@@ -34,6 +34,10 @@ class Appended(NamedTuple):
     duplicate: bool
 
 
+GIVE_UP_S = 240.0
+"""Below half of the streams' duplicate window (`events.log.streams`): no resend is ever stored a second time."""
+
+
 @dataclass(frozen=True, slots=True)
 class WriterSettings:
     """Bounds of one writer."""
@@ -41,9 +45,11 @@ class WriterSettings:
     ack_timeout_s: float = 0.5
     """An answer later than this is of no use (`proof_ttl` is 0.4 s); the message is then sent again."""
     retry_pause_s: float = 0.005
-    """First pause before a resend; it doubles up to the next figure. The number of resends has no bound."""
+    """First pause before a resend; it doubles up to the next figure."""
     retry_pause_max_s: float = 0.1
     """So that an append lands within about 0.1 s of the end of an outage."""
+    give_up_s: float = GIVE_UP_S
+    """A message that cannot be confirmed for so long ends the writer: its actor goes on under a new id (L3)."""
     batch_events: int = 512
     """Events in one message; more gain nothing (0.4 us each) and delay the first of them."""
     batch_bytes: int = 1 << 20

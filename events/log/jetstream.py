@@ -66,9 +66,12 @@ class JetStreamAppender:
         except LinkBacklog:
             raise AppendUncertain("backlog") from None
         except LinkError:
+            await self._link.unserved()
             raise AppendUncertain("timeout") from None
         if answer.headers and answer.headers.get("Status") == "503":
+            await self._link.unserved()
             raise AppendUncertain("no_responders", 503)
+        self._link.served()
         return _read_ack(answer.data, len(payload))
 
 

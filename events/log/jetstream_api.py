@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from events.log.port import LogUnavailable, Stored, StreamState
-from events.messaging.link import LinkError, NatsLink
+from events.messaging.link import LinkError, LinkTimeout, NatsLink
 
 ReplyT = TypeVar("ReplyT")
 
@@ -82,8 +82,11 @@ class JetStreamApi:
         try:
             answer = await self._link.request(f"$JS.API.{operation}", payload, self._timeout_s)
         except LinkError as error:
+            if isinstance(error, LinkTimeout):
+                await self._link.unserved()
             raise LogUnavailable(f"{operation}: {error}") from None
         if answer.headers and answer.headers.get("Status") == "503":
+            await self._link.unserved()
             raise LogUnavailable(f"{operation}: JetStream is not there (503)")
         try:
             failure = msgspec.json.decode(answer.data, type=_Failure)
@@ -106,7 +109,8 @@ class JetStreamApi:
         reply = await self.call(f"STREAM.INFO.{stream}", None, _StreamReply)
         state = reply.state
         limit = int(reply.config.get("max_bytes", -1))
-        return StreamState(state.first_seq, state.last_seq, state.messages, state.bytes, limit)
+        replicas = int(reply.config.get("num_replicas", 1))
+        return StreamState(state.first_seq, state.last_seq, state.messages, state.bytes, limit, replicas)
 
     async def get(self, stream: str, sequence: int) -> Stored | None:
         return await self._get(stream, {"seq": sequence}) if sequence > 0 else None

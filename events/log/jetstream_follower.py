@@ -44,6 +44,9 @@ BUFFER_BYTES = 16 << 20
 INACTIVE_S = 60.0
 """The server removes a consumer that nobody asks for this long; a slow fold simply makes a new one."""
 RETRY_S = 0.05
+REWOUND_S = 2.0
+"""A replicated stream must look shorter than it was for so long before that is believed. A server that was paused
+while it led answers from the past until it hears of its successor; nothing is delivered meanwhile."""
 
 _NEXT_EXPIRES_NS = int(PULL_EXPIRES_S * 1e9)
 _PULL_ENDS = {"404", "408"}
@@ -73,6 +76,7 @@ class JetStreamFollower(MessageIterator):
         self._pulls = 0
         self._heard_at = 0.0
         self._suspected = False
+        self._rewound_since: float | None = None
         self._creating: asyncio.Task[None] | None = None
         self._hole: LogTrimmed | None = None
         self._wake: asyncio.Future[None] | None = None
@@ -173,7 +177,12 @@ class JetStreamFollower(MessageIterator):
     async def _check_ends(self) -> None:
         state = await self._api.stream_state(self._stream)
         if state.last_sequence < self._received:
-            raise LogRewound(self._received, state.last_sequence)
+            now = asyncio.get_running_loop().time()
+            self._rewound_since = self._rewound_since or now
+            if state.replicas == 1 or now - self._rewound_since > REWOUND_S:
+                raise LogRewound(self._received, state.last_sequence)
+            raise LogUnavailable(f"{self._stream} looks shorter than it was")
+        self._rewound_since = None
         if not self._accept_trimmed and state.first_sequence > self._received + 1:
             raise LogTrimmed(self._received, state.first_sequence)
 

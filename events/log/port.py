@@ -58,6 +58,7 @@ class StreamState(NamedTuple):
     messages: int
     size_bytes: int
     max_bytes: int
+    replicas: int = 1
 
     @property
     def full_share(self) -> float:

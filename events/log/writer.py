@@ -9,8 +9,11 @@ The idea
 States of a writer, and what moves it
     idle      -> in flight   an entry is queued, or the heartbeat is due (A2)
     in flight -> idle        acknowledged, or acknowledged as a duplicate
-    in flight -> in flight   uncertain: the same bytes under the same id `<incarnation>.<n>` again, for ever
-                             (L3). An append that was given up could land later: a hold nobody knows of.
+    in flight -> in flight   uncertain: the same bytes under the same id `<incarnation>.<n>` again (L3). An
+                             append that was given up could land later: a hold nobody knows of.
+    in flight -> closed      uncertain for `give_up_s`: soon the stream will no longer know the id. The whole
+                             writer ends, as by a fence; what was in flight is decided by the fence that the
+                             control plane sets when the actor joins again.
     any       -> fenced      the fence moved (L2). Every waiter and every later append gets `Fenced`. It does
                              not say that the message was not stored; the log decides that.
     any       -> closed      by the owner; by a bug in what was passed in, which is then raised here.
@@ -52,8 +55,18 @@ from events.log.port import (
     PayloadTooLarge,
     PubAck,
 )
+from events.log.stats import AppendStats
 
-__all__ = ["NO_PROOF_NS", "Appended", "Fenced", "LogClosed", "LogOverloaded", "SoleWriterLog", "WriterSettings"]
+__all__ = [
+    "NO_PROOF_NS",
+    "Appended",
+    "Fenced",
+    "LogClosed",
+    "LogOverloaded",
+    "SoleWriterLog",
+    "Unconfirmed",
+    "WriterSettings",
+]
 
 NO_PROOF_NS = 2**63 - 1
 """Age of a proof that was never given: older than any limit."""
@@ -69,13 +82,18 @@ class LogClosed(LogError):
     """The writer was closed, or ended by a bug, before the fate of this append was known."""
 
 
+class Unconfirmed(LogClosed):
+    """An append could not be confirmed within `give_up_s`. Its fate is unknown until the actor's fence is set."""
+
+
 class SoleWriterLog(Generic[EventT]):
     """The writer of `subject`. Call `start` in the loop that will use it, `close` at the end.
 
     `encode(n, events)` makes one message of the n-th batch; n counts from `first_n` without gaps, so that
     folds can skip repeats and notice gaps (L5). `id_salt` (secret, random, any length) makes message ids
     unguessable: ids are compared over the whole stream, and a node that knew another's next id could
-    otherwise make that append vanish as a "duplicate". `on_fenced` is called once, at the moment it is known.
+    otherwise make that append vanish as a "duplicate". `on_fenced` is called once, at the moment it is known;
+    `on_unconfirmed` when the writer has given up.
     """
 
     def __init__(
@@ -89,8 +107,10 @@ class SoleWriterLog(Generic[EventT]):
         clock_ns: Callable[[], int],
         settings: WriterSettings | None = None,
         on_fenced: Callable[[], None] | None = None,
+        on_unconfirmed: Callable[[], None] | None = None,
         id_salt: str = "",
         first_n: int = 1,
+        stats: AppendStats | None = None,
     ) -> None:
         if fence.sequence < 1:
             raise ValueError("a fence is opened before its log is written; sequence 0 asserts nothing (L2)")
@@ -101,8 +121,10 @@ class SoleWriterLog(Generic[EventT]):
         self._clock_ns = clock_ns
         self._settings = settings or WriterSettings()
         self._on_fenced = on_fenced
+        self._on_unconfirmed = on_unconfirmed
         self._id_tail = f".{id_salt}" if id_salt else ""
         self._next_n = first_n
+        self.stats = stats or AppendStats()
 
         self._queue = GroupQueue(self._settings, encode)
         self._in_flight: Batch[EventT] | None = None
@@ -259,6 +281,11 @@ class SoleWriterLog(Generic[EventT]):
             if self._on_fenced is not None:
                 self._on_fenced()
             return
+        except Unconfirmed as end:
+            self._finish(Unconfirmed, str(end))
+            if self._on_unconfirmed is not None:
+                self._on_unconfirmed()
+            return
         except PayloadTooLarge as refusal:
             # The server takes less than we thought. Nothing was sent, so the number is still free.
             self._in_flight = None
@@ -269,6 +296,8 @@ class SoleWriterLog(Generic[EventT]):
             return
         self._in_flight = None
         self._trouble = ""
+        events = sum(len(entry.events) for entry in batch.entries)
+        self.stats.stored(self._clock_ns() - self._in_flight_since_ns, events, len(batch.payload))
         appended = Appended(ack.sequence, self._next_n, self._in_flight_since_ns, ack.duplicate)
         self._next_n += 1
         self._last = appended
@@ -292,12 +321,15 @@ class SoleWriterLog(Generic[EventT]):
                 )
             except AppendUncertain as doubt:
                 self._trouble = doubt.reason
+                self.stats.retries[doubt.reason] += 1
             except PayloadTooLarge:
                 if not self._trouble:
                     raise
                 # An earlier send of these bytes may be stored, so they can no longer be taken apart.
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, self._settings.retry_pause_max_s)
+            if self.stalled_ns() > self._settings.give_up_s * 1e9:
+                raise Unconfirmed(f"{self._subject}: batch {self._next_n} was not confirmed ({self._trouble})")
 
     def _drop(self, entry: Entry[EventT], error: Exception) -> None:
         if entry.waiter is None:

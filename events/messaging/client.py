@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import nats.errors
 from nats.aio.client import Client
 
 from events.messaging.credentials import NatsCredentials
@@ -21,7 +22,7 @@ _KINDS_MAX = 100
 
 
 class SturdyClient(Client):
-    """nats-py 2.16 with three repairs, each to a private method; the contract tests fail without them.
+    """nats-py 2.16 with some repairs, each to a private method; the contract tests fail without them.
 
     - A header block that cannot be parsed is treated as none. The library lets the error end its reading task:
       the connection looks alive and hears nothing. Any client that may write a log could do that to everybody
@@ -29,6 +30,10 @@ class SturdyClient(Client):
     - A PING goes out behind what was sent before it. The library writes it past its own queue, so `flush`
       could return before the server knew of a subscription.
     - The answer to a `flush` that was given up is ignored. The library ends its reading task there, too.
+    - A connection that has failed is torn off before the next is made. The library says goodbye first, and waits
+      without limit for a server that stands still to take what was unsent (with TLS, to answer).
+    - A server that should speak TLS and says that it does not is refused. The library would go on in the clear,
+      and send the password.
     """
 
     async def _process_headers(self, headers: Any) -> Any:
@@ -50,6 +55,28 @@ class SturdyClient(Client):
             self._pings_outstanding = 0
         else:
             await super()._process_pong()
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002 - the library's signature
+        if initial_connection and "tls" in self.options and not info.get("tls_required"):
+            raise PlainTextServer
+        await super()._process_info(info, initial_connection)
+
+    async def _attempt_reconnect(self) -> None:
+        self.tear_off()
+        await super()._attempt_reconnect()
+
+    def tear_off(self) -> None:
+        """End the transport without a word to the other side, which may be standing still."""
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+
+
+class PlainTextServer(nats.errors.Error):
+    """The server offers no TLS, and the settings want it. Nothing was sent."""
+
+    def __str__(self) -> str:
+        return "the server does not speak TLS, and the settings want it"
 
 
 class ErrorLog:
@@ -87,7 +114,7 @@ async def open_client(
     on_closed: Callable[[], Awaitable[None]],
     tls: ssl.SSLContext | None,
     timeout_s: float,
-) -> Client:
+) -> "SturdyClient":
     """Connect. Raises TimeoutError; `errors.summary()` says what was in the way."""
     client = SturdyClient()
     try:
@@ -99,6 +126,7 @@ async def open_client(
                 password=credentials.password,
                 inbox_prefix=credentials.inbox_prefix,
                 tls=tls,
+                tls_hostname=_server_name(credentials),
                 error_cb=errors.note,
                 disconnected_cb=on_lost,
                 reconnected_cb=on_back,
@@ -113,6 +141,11 @@ async def open_client(
                 pending_size=PENDING_BYTES,
             )
     except BaseException:
+        client.tear_off()
         await client.close()
         raise
     return client
+
+
+def _server_name(credentials: NatsCredentials) -> str | None:
+    return (credentials.tls.server_name or None) if credentials.tls is not None else None

@@ -1,7 +1,5 @@
 """One connection to NATS, and everything that a process does over it: the bus and the logs."""
 
-import ssl
-
 from events.log.jetstream import JetStreamAppender, JetStreamStream
 from events.log.streams import StreamSpec, ensure_stream
 from events.messaging.credentials import NatsCredentials
@@ -37,22 +35,26 @@ class NatsConnection:
         await ensure_stream(self._link, spec)
         return self.stream(spec.name)
 
+    async def renew(self, credentials: NatsCredentials) -> bool:
+        """Take over new credentials, servers or certificates; True if the connection uses them now.
+
+        The old connection goes on until a new one stands. If none does (the servers do not know the new password
+        yet), it stays, and the new credentials count from the next connection on. Raises ValueError for another
+        user's credentials, TlsUnusable; nothing changes then.
+        """
+        return await self._link.renew(credentials)
+
     async def close(self) -> None:
         await self._link.close()
 
 
-async def connect(
-    credentials: NatsCredentials,
-    *,
-    name: str,
-    timeout_s: float = 10.0,
-    tls: ssl.SSLContext | None = None,
-) -> NatsConnection:
+async def connect(credentials: NatsCredentials, *, name: str, timeout_s: float = 10.0) -> NatsConnection:
     """Connect to NATS. `name` is what its operator sees in the list of connections.
 
-    From then on the connection repairs itself. Raises BusUnavailable if there is none within `timeout_s`.
+    From then on the connection repairs itself. Raises BusUnavailable if there is none within `timeout_s`,
+    TlsUnusable for certificate files that cannot be used.
     """
-    link = NatsLink(credentials, name=name, tls=tls)
+    link = NatsLink(credentials, name=name)
     try:
         await link.open(timeout_s)
     except BaseException as error:

@@ -2,8 +2,15 @@
 
 import msgspec
 
+from schemas.tls import TlsClient
+
 CONTROL_INBOX = "_INBOX_control"
 """Inbox prefix of the control plane and the audit; they share an account, in which nothing is hidden."""
+
+NODE_PAYLOAD_BYTES = 2 << 20
+"""What a slot's account may send in one message: a batch of its log has 1 MiB (`events.log.group.WriterSettings`).
+
+The server cuts off who sends more, so clients must know it: it announces only its own limit (8 MiB)."""
 
 
 class NatsCredentials(msgspec.Struct, frozen=True, kw_only=True):
@@ -15,6 +22,8 @@ class NatsCredentials(msgspec.Struct, frozen=True, kw_only=True):
     password: str
     inbox_prefix: str
     slot: str = ""
+    tls: TlsClient | None = None
+    """None: in the clear. With it, a server that does not speak TLS is refused."""
 
     def __repr__(self) -> str:
         return f"NatsCredentials(user={self.user!r}, servers={self.servers!r}, password=<hidden>)"

@@ -7,27 +7,38 @@ The client library reconnects by itself and replays its subscriptions. What it d
 - A request costs little: one wildcard inbox for all answers, a dictionary of waiting futures, a time-out
   of our own. When the connection is lost, whoever waits is told at once instead of after the time-out.
 - Nothing is sent while disconnected. The library would buffer it, and send it when nobody waits any more.
+- It stays with a server that answers pings, though that one may be cut off from its cluster. Whoever uses what lies
+  behind the server says whether it answers (`served`, `unserved`).
 """
 
 import asyncio
 import secrets
 import ssl
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as ClientSubscription
 
-from events.messaging.client import ErrorLog, open_client
-from events.messaging.credentials import NatsCredentials
+from events.messaging.client import ErrorLog, SturdyClient, open_client
+from events.messaging.credentials import NODE_PAYLOAD_BYTES, NatsCredentials
+from events.tls import client_tls
 
 UNSENT_BYTES_MAX = 16 << 20
 """Two of the largest messages. What a connection has not taken by then does not get through in time."""
 
 _REBUILD_TIMEOUT_S = 10.0
 _REBUILD_PAUSE_S = 0.5
+_RENEW_TIMEOUT_S = 3.0
+_GOODBYE_S = 1.0
+"""A server that takes longer to take a goodbye gets none."""
 
+MOVE_AFTER_S = 4.0
+"""Nothing answered for so long: it may be this server that is cut off. An ordinary election takes as long."""
+_ANSWERS_S = 0.5
+"""For questions under way when one connection replaces another."""
 
 _GONE = (
     nats.errors.ConnectionClosedError,
@@ -92,12 +103,14 @@ class LinkSubscription:
 class NatsLink:
     """Open with `open`, end with `close`. Listeners hear False when the connection is lost, True when back."""
 
-    def __init__(self, credentials: NatsCredentials, *, name: str, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, credentials: NatsCredentials, *, name: str) -> None:
         self._credentials = credentials
         self._name = name
-        self._tls = tls
+        self._tls = _context(credentials)
+        self._generation = 0
+        self._unserved_since: float | None = None
         self._errors = ErrorLog(name)
-        self._client: Client | None = None
+        self._client: SturdyClient | None = None
         self._subscriptions: list[LinkSubscription] = []
         self._listeners: list[Callable[[bool], None]] = []
         self._up = False
@@ -113,7 +126,8 @@ class NatsLink:
 
     @property
     def max_payload_bytes(self) -> int:
-        return int(self._client.max_payload) if self._client is not None else 1 << 20
+        server = int(self._client.max_payload) if self._client is not None else 1 << 20
+        return min(server, NODE_PAYLOAD_BYTES) if self._credentials.slot else server
 
     @property
     def last_error(self) -> str:
@@ -134,7 +148,7 @@ class NatsLink:
     async def open(self, timeout_s: float) -> None:
         """Connect. Raises LinkDown with the reason."""
         try:
-            self._client = await self._connect(timeout_s)
+            self._client = await self._connect(timeout_s, self._generation)
         except TimeoutError:
             reason = self._errors.summary() or f"no answer from {', '.join(self._credentials.servers)}"
             raise LinkDown(f"no connection within {timeout_s:g} s: {reason}") from None
@@ -150,8 +164,67 @@ class NatsLink:
             await asyncio.wait({self._rebuilding})
         client, self._client = self._client, None
         if client is not None:
-            await client.close()
+            await _end(client)
         self._fail_waiting()
+
+    def served(self) -> None:
+        """What is behind the server has answered."""
+        self._unserved_since = None
+
+    async def unserved(self) -> None:
+        """What is behind the server has not answered. If that lasts, go to another server, if there are several."""
+        now = asyncio.get_running_loop().time()
+        if self._unserved_since is None:
+            self._unserved_since = now
+        client = self._client
+        if (
+            client is not None
+            and self.connected
+            and len(self._credentials.servers) > 1
+            and now - self._unserved_since > MOVE_AFTER_S
+        ):
+            self._unserved_since = None
+            await self._lost(self._generation)
+            await client.force_reconnect()
+
+    async def renew(self, credentials: NatsCredentials) -> bool:
+        """See `NatsConnection.renew`."""
+        if (credentials.user, credentials.slot, credentials.inbox_prefix) != (
+            self._credentials.user,
+            self._credentials.slot,
+            self._credentials.inbox_prefix,
+        ):
+            raise ValueError("the new NATS credentials are another user's; that takes a restart")
+        tls = _context(credentials)
+        self._credentials, self._tls = credentials, tls
+        old = self._client
+        if old is None or self._closing or self._rebuilding is not None:
+            return False  # whatever connects next uses them
+        # What the old client would reconnect with.
+        old.options |= {"user": credentials.user, "password": credentials.password}
+        try:
+            fresh = await self._connect(_RENEW_TIMEOUT_S, self._generation + 1)
+        except (TimeoutError, nats.errors.Error, OSError) as error:
+            await self._errors.note(error)
+            return False
+        if self._closing or self._client is not old or self._rebuilding is not None:
+            await _end(fresh)
+            return False
+        await self._swap(old, fresh)
+        return True
+
+    async def _swap(self, old: SturdyClient, fresh: SturdyClient) -> None:
+        """The new connection hears everything before the old one goes: nothing sent meanwhile is missed."""
+        asked = [answer for answer in self._waiting.values() if not answer.done()]
+        self._client = fresh
+        self._generation += 1
+        for subscription in tuple(self._subscriptions):
+            await subscription.attach(fresh)
+        await fresh.flush()
+        await self._back(self._generation)
+        if asked:
+            await asyncio.wait(asked, timeout=_ANSWERS_S)
+        await _end(old)
 
     async def subscribe(self, subject: str, callback: Callback) -> LinkSubscription:
         """Call `callback` for each message, one after the other."""
@@ -172,6 +245,8 @@ class NatsLink:
         client = self._client
         if client is None or not self.connected:
             raise LinkDown("not connected")
+        if len(payload) > self.max_payload_bytes:
+            raise LinkTooLarge(f"{len(payload)} bytes, the limit is {self.max_payload_bytes}")
         if client.pending_data_size + len(payload) > UNSENT_BYTES_MAX:
             raise LinkBacklog("the connection takes nothing")
         try:
@@ -210,14 +285,15 @@ class NatsLink:
         except _GONE as error:
             raise LinkDown(f"{type(error).__name__}: {error}") from None
 
-    async def _connect(self, timeout_s: float) -> Client:
+    async def _connect(self, timeout_s: float, generation: int) -> SturdyClient:
+        """A client whose callbacks count only while it is the one of its generation."""
         return await open_client(
             self._credentials,
             name=self._name,
             errors=self._errors,
-            on_lost=self._lost,
-            on_back=self._back,
-            on_closed=self._gave_up,
+            on_lost=partial(self._lost, generation),
+            on_back=partial(self._back, generation),
+            on_closed=partial(self._gave_up, generation),
             tls=self._tls,
             timeout_s=timeout_s,
         )
@@ -232,20 +308,24 @@ class NatsLink:
             if not answer.done():
                 answer.set_exception(LinkLost("the connection was lost"))
 
-    async def _lost(self) -> None:
-        if self._up:
+    async def _lost(self, generation: int) -> None:
+        if self._up and generation == self._generation:
             self._up = False
             self._fail_waiting()
             self._tell(connected=False)
 
-    async def _back(self) -> None:
+    async def _back(self, generation: int) -> None:
+        if generation != self._generation:
+            return
         self._errors.forget()
         if not self._up and not self._closing:
             self._up = True
             self._tell(connected=True)
 
-    async def _gave_up(self) -> None:
-        await self._lost()
+    async def _gave_up(self, generation: int) -> None:
+        if generation != self._generation:
+            return
+        await self._lost(generation)
         if not self._closing and self._rebuilding is None and self._client is not None:
             self._rebuilding = asyncio.get_running_loop().create_task(self._rebuild(), name=f"nats {self._name}")
             self._rebuilding.add_done_callback(self._rebuild_ended)
@@ -255,12 +335,13 @@ class NatsLink:
         while not await self._rebuilt():  # noqa: ASYNC110 - a pause between attempts, nothing to wait for
             await asyncio.sleep(_REBUILD_PAUSE_S)
         self._rebuilding = None
-        await self._back()
+        await self._back(self._generation)
 
     async def _rebuilt(self) -> bool:
         try:
-            client = await self._connect(_REBUILD_TIMEOUT_S)
+            client = await self._connect(_REBUILD_TIMEOUT_S, self._generation + 1)
             self._client = client
+            self._generation += 1
             for subscription in tuple(self._subscriptions):
                 await subscription.attach(client)
         except (TimeoutError, nats.errors.Error, OSError) as error:
@@ -277,6 +358,18 @@ class NatsLink:
     def _tell(self, *, connected: bool) -> None:
         for listener in tuple(self._listeners):
             listener(connected)
+
+
+def _context(credentials: NatsCredentials) -> ssl.SSLContext | None:
+    return client_tls(credentials.tls).ssl if credentials.tls is not None else None
+
+
+async def _end(client: SturdyClient) -> None:
+    try:
+        async with asyncio.timeout(_GOODBYE_S):
+            await client.close()
+    except (TimeoutError, *_GONE):
+        client.tear_off()
 
 
 def _expire(answer: "asyncio.Future[Msg]") -> None:

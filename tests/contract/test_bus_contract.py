@@ -9,6 +9,7 @@ import pytest
 from support.log_harness import until
 from support.nats_server import running_nats
 
+from events.messaging.credentials import NODE_PAYLOAD_BYTES
 from events.messaging.memory import MemoryBus
 from events.messaging.port import Bus, BusTimeout, BusTooLarge, BusUnavailable, Message
 from events.subjects import ALL_RPCS, FEED, push, rpc
@@ -212,9 +213,10 @@ async def test_an_answer_to_nobody_is_no_error(join: Join) -> None:
 async def test_a_message_too_large_is_refused_and_the_connection_stays(join: Join) -> None:
     control, node = await join("control"), await join("n1")
     await answering(control)
-    largest = b"x" * ((8 << 20) - 1)
-    assert len(await node.request(rpc("n1", "ask"), largest, 10.0)) == 8 << 20
-    for send in (control.publish(FEED, largest + b"xx"), node.request(rpc("n1", "ask"), largest + b"xx", 5.0)):
+    largest = b"x" * (NODE_PAYLOAD_BYTES - 1)
+    assert len(await node.request(rpc("n1", "ask"), largest, 10.0)) == NODE_PAYLOAD_BYTES
+    above = b"x" * ((8 << 20) + 1)
+    for send in (control.publish(FEED, above), node.request(rpc("n1", "ask"), above, 5.0)):
         with pytest.raises(BusTooLarge):
             await send
     await control.flush()

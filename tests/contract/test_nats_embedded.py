@@ -14,8 +14,9 @@ from support.log_harness import until
 from support.nats_server import SMALL
 
 from controlplane.up.nats.binary import LEAST_VERSION, find_binary, read_version
+from controlplane.up.nats.blocks import quote
 from controlplane.up.nats.child import NatsChild
-from controlplane.up.nats.config import ServerPlan, quote, render
+from controlplane.up.nats.config import ServerPlan, render
 from controlplane.up.nats.limits import GIB, MIB, StreamLimits, choose_limits
 from controlplane.up.nats.process import NatsFailed, StoreLock
 from controlplane.up.nats.setup import DEFAULT_SLOTS, write_config, write_credentials

@@ -12,6 +12,7 @@ from support.nats_server import RunningNats, nats_server
 
 from events.log.jetstream import JetStreamStream
 from events.log.port import AppendUncertain, FenceExpectation, FenceMoved
+from events.messaging.connection import connect
 from events.messaging.port import Message
 from events.subjects import (
     ALL_RPCS,
@@ -285,9 +286,10 @@ async def everything(stream: JetStreamStream) -> list[tuple[str, bytes]]:
 async def settle(server: RunningNats) -> None:
     """Return when whatever was on its way has arrived: two round trips by every route that leads anywhere."""
     for user in ("control", "n2", "n1"):
-        connection = await server.connect(user)
+        connection = await connect(server.credentials(user), name=f"settle {user}")
         for _ in range(2):
             await connection.bus.flush()
+        await connection.close()
     await asyncio.sleep(0.02)
 
 

@@ -17,10 +17,17 @@ sent it. Accounts do not share subjects, so an answer can reach only the slot th
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from controlplane.up.nats.blocks import DOMAIN, ClusterPlan, TlsFiles, cluster_block, quote, tls_block
 from events import subjects
+from events.messaging.credentials import NODE_PAYLOAD_BYTES
 
 MAX_PAYLOAD_MB = 8
 """Snapshots of 10,000 keys come close to this; everything larger is sent in parts."""
+
+NODE_CONNECTIONS = 8
+"""A slot is one process with one connection; a restart or a hand-over has two, and dead ones take 4 s to notice."""
+NODE_SUBSCRIPTIONS = 64
+"""Inbox, feed and pushes of each of those connections."""
 
 CONTROL_USER = "control"
 
@@ -44,6 +51,11 @@ class ServerPlan:
     monitor: str = ""
     """Address of the HTTP monitoring port, for a container's health check; empty: none."""
     notes: str = ""
+    server_name: str = "ringfence"
+    """Unique in a cluster, and kept: the server's place in each stream hangs on it."""
+    cluster: ClusterPlan | None = None
+    tls: TlsFiles | None = None
+    """For clients; with it, a client that does not speak TLS is refused."""
 
 
 def render(plan: ServerPlan) -> str:
@@ -61,8 +73,9 @@ def _server(plan: ServerPlan) -> str:
     include = f"include {quote(plan.include)}\n\n" if plan.include else ""
     log = f"log_file: {quote(plan.log_file)}\nlogfile_size_limit: 64MB\nlogfile_max_num: 4\n" if plan.log_file else ""
     monitor = f"http: {quote(plan.monitor)}\n" if plan.monitor else ""
+    domain = f"    domain: {DOMAIN}\n" if plan.cluster is not None else ""
     return f"""\
-{include}server_name: ringfence
+{include}server_name: {plan.server_name}
 host: {quote(plan.host)}
 # 0 means a free port, which the server spells -1.
 port: {plan.port or -1}
@@ -75,14 +88,14 @@ ping_interval: "2s"
 ping_max: 2
 # A client that does not read is cut off, and joins again, before it holds up the others.
 write_deadline: "2s"
-
+{tls_block(plan.tls)}{cluster_block(plan.cluster)}
 jetstream {{
     store_dir: {quote(plan.store_dir)}
     max_memory_store: 64MB
     max_file_store: {plan.max_file_store_bytes}
     # An acknowledged append is on disk. The default flushes every two minutes.
     sync_interval: always
-}}
+{domain}}}
 """
 
 
@@ -118,12 +131,14 @@ def _node_account(slot: str, plan: ServerPlan) -> str:
     ]
     publish = _list(subjects.slot_logs(slot), subjects.slot_rpcs(slot))
     subscribe = _list(subjects.FEED, subjects.push(slot), f"{subjects.inbox_prefix(slot)}.>")
+    counts = f"max_connections: {NODE_CONNECTIONS}, max_subscriptions: {NODE_SUBSCRIPTIONS}"
     return f"""\
     {account_name(slot)} {{
         users: [{{
             user: {slot}, password: {plan.password(slot)}
             permissions: {{publish: {publish}, subscribe: {subscribe}}}
         }}]
+        limits: {{max_payload: {NODE_PAYLOAD_BYTES}, {counts}}}
         imports: [
 {_lines(imports)}
         ]
@@ -137,10 +152,3 @@ def _lines(entries: Sequence[str]) -> str:
 
 def _list(*words: str) -> str:
     return f"[{', '.join(quote(word) for word in words)}]"
-
-
-def quote(text: str) -> str:
-    """Write a string of the configuration. Raises ValueError for what a quoted string cannot hold."""
-    if any(character in text for character in '"\\\r\n'):
-        raise ValueError("a quote, a backslash or a line break cannot be written into nats.conf")
-    return f'"{text}"'
