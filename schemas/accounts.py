@@ -17,6 +17,8 @@ Window = Literal["request", "hour", "day", "month", "total"]
 
 KINDS: tuple[Kind, ...] = ("key", "agent", "team", "org")
 METERS: tuple[Meter, ...] = ("usd", "refund", "requests", "tokens")
+MONEY_METERS = frozenset({"usd", "refund"})
+"""In nano-dollars; the others count."""
 """`usd` and `refund` count nano-dollars; `requests` and `tokens` count themselves."""
 
 LEASED_WINDOWS: tuple[Window, ...] = ("hour", "day", "month", "total")
@@ -56,6 +58,10 @@ def line_key(kind: str, account_id: str, meter: str, window: str, start_s: int) 
     return f"{kind}:{account_id}:{meter}:{window}:{start_s}"
 
 
+QUARTER_S = 900
+"""Clocks are changed at, and differ from UTC by, whole quarters of an hour."""
+
+
 def parse_line(key: str) -> Line:
     kind, account_id, meter, window, start = key.split(":")
     return Line(kind, account_id, meter, window, int(start))
@@ -69,7 +75,8 @@ def window_start_s(window: str, at_ns: int, zone: str = "UTC") -> int:
     """Unix seconds at which the window holding `at_ns` began; 0 for `total`.
 
     In a zone with daylight saving a local day has 23 or 25 hours; its start is local midnight (the first
-    instant of the day where midnight is skipped).
+    instant of the day where midnight is skipped). An hour is the local clock's; where that is put back or forward by
+    half an hour (Lord Howe), the change begins another one.
     """
     if window == "total":
         return 0
@@ -80,8 +87,8 @@ def window_start_s(window: str, at_ns: int, zone: str = "UTC") -> int:
         return at_s - at_s % 86400
     local = datetime.fromtimestamp(at_s, UTC).astimezone(_zone(zone))
     if window == "hour":
-        into = local.minute * 60 + local.second
-        return at_s - into
+        start_s = at_s - local.minute * 60 - local.second
+        return next(s for s in range(start_s, at_s + 1, QUARTER_S) if _offset(s, zone) == local.utcoffset())
     floor = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
     if window == "month":
         floor = floor.replace(day=1)
@@ -92,15 +99,22 @@ def window_end_s(window: str, start_s: int, zone: str = "UTC") -> int | None:
     """Unix seconds at which the window that began at `start_s` ends; None for `total`."""
     if window == "total":
         return None
-    if window == "hour":
+    if window == "hour" and zone == "UTC":
         return start_s + 3600
     local = datetime.fromtimestamp(start_s, UTC).astimezone(_zone(zone))
+    if window == "hour":
+        end_s = start_s + 3600 - local.minute * 60
+        return next((s for s in range(start_s, end_s, QUARTER_S) if _offset(s, zone) != local.utcoffset()), end_s)
     floor = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
     if window == "day":
         following = floor.replace(tzinfo=None) + timedelta(days=1)
     else:
         following = (floor.replace(tzinfo=None, day=1) + timedelta(days=32)).replace(day=1)
     return _first_instant(following.replace(tzinfo=_zone(zone)))
+
+
+def _offset(at_s: int, zone: str) -> timedelta | None:
+    return datetime.fromtimestamp(at_s, UTC).astimezone(_zone(zone)).utcoffset()
 
 
 def _first_instant(floor: datetime) -> int:

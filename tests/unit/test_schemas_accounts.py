@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from schemas.accounts import NANOS_PER_S, line_key, parse_line, window_end_s, window_start_s
@@ -28,6 +28,13 @@ STARTS = [
     ("day", "2026-10-25T12:00:00", "Europe/Berlin", "2026-10-24T22:00:00", "2026-10-25T23:00:00"),
     ("day", "2026-03-29T12:00:00", "Europe/Berlin", "2026-03-28T23:00:00", "2026-03-29T22:00:00"),
     ("month", "2026-10-31T23:30:00", "Europe/Berlin", "2026-10-31T23:00:00", "2026-11-30T23:00:00"),
+    # Lord Howe: at 2:00 on 5 April 2026 it is 1:30 again, on 4 October 2:30.
+    ("hour", "2026-04-04T14:45:00", "Australia/Lord_Howe", "2026-04-04T14:00:00", "2026-04-04T15:00:00"),
+    ("hour", "2026-04-04T15:10:00", "Australia/Lord_Howe", "2026-04-04T15:00:00", "2026-04-04T15:30:00"),
+    ("hour", "2026-10-03T15:40:00", "Australia/Lord_Howe", "2026-10-03T15:30:00", "2026-10-03T16:00:00"),
+    # New York: at 2:00 on 1 November 2026 it is 1:00 again, and that is another hour.
+    ("hour", "2026-11-01T05:40:00", "America/New_York", "2026-11-01T05:00:00", "2026-11-01T06:00:00"),
+    ("hour", "2026-11-01T06:40:00", "America/New_York", "2026-11-01T06:00:00", "2026-11-01T07:00:00"),
     # India: hours turn at the half hour of UTC.
     ("hour", "2026-11-20T19:45:00", "Asia/Kolkata", "2026-11-20T19:30:00", "2026-11-20T20:30:00"),
 ]
@@ -53,6 +60,10 @@ ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/
     st.integers(seconds("2020-01-01T00:00:00"), seconds("2035-01-01T00:00:00")),
     st.sampled_from(ZONES),
 )
+@example("hour", seconds("2026-04-04T14:40:00"), "Australia/Lord_Howe")
+@example("hour", seconds("2026-04-04T15:05:00"), "Australia/Lord_Howe")
+@example("hour", seconds("2026-10-03T15:05:00"), "Australia/Lord_Howe")
+@example("hour", seconds("2026-10-03T15:35:00"), "Australia/Lord_Howe")
 def test_each_instant_lies_in_exactly_one_window(window: str, at_s: int, zone: str) -> None:
     start_s = window_start_s(window, at_s * NANOS_PER_S, zone)
     end_s = window_end_s(window, start_s, zone)
