@@ -23,6 +23,7 @@ from controlplane.ledger import Ledger
 from controlplane.marks import Marks, Passage
 from controlplane.membership import Membership
 from controlplane.projector import changed_ids
+from controlplane.rates import Rates
 from controlplane.recorder import Recorder
 from controlplane.rpc import Rpc
 from controlplane.suspender import Suspender
@@ -87,7 +88,10 @@ class Leader:
             taken.epoch,
         )  # fmt: skip
         self._view = BarrierView(taken.replica, takeover_ns=taken.since_ns, proof_ttl_ns=timing.proof_ttl_ms * MS)
-        self._rpc = Rpc(taken.replica, self.record, self.feed, self.ledger, self.membership, self._marks, bus, clock)
+        self.rates = Rates(taken.replica, clock, taken.epoch)
+        self._rpc = Rpc(
+            taken.replica, self.record, self.feed, self.ledger, self.membership, self._marks, self.rates, bus, clock
+        )
         self.barrier = Barrier(
             taken.replica,
             self._view,
@@ -274,6 +278,7 @@ class Leader:
             if isinstance(event, Fenced):
                 self._view.fenced(folded.actor, self._clock.elapsed_ns())
                 self.ledger.fenced(folded.actor)
+                self.rates.gone(folded.actor)
 
     def _folded_nodes(self) -> None:
         self.ledger.nodes_folded()

@@ -18,6 +18,7 @@ from controlplane.ledger import Ledger
 from controlplane.marks import Marks
 from controlplane.membership import Membership
 from controlplane.projector import records_of
+from controlplane.rates import Rates
 from controlplane.register import registration
 from controlplane.usage import usage_of
 from events.clock import Clock
@@ -34,6 +35,7 @@ from schemas.rpc import (
     LeaseAsk,
     ObjectAnswer,
     ObjectAsk,
+    RatesAsk,
     RegisterAnswer,
     RegisterAsk,
     RpcError,
@@ -53,7 +55,7 @@ LOADING_NS = 400_000_000
 MAX_SLOTS = 1_000
 """Slots remembered as loading; more nodes do not load at once."""
 
-CONCURRENT = {"join": 16, "snapshot": 4, "catchup": 8, "ask": 1, "object": 64, "register": 16, "usage": 8}
+CONCURRENT = {"join": 16, "snapshot": 4, "catchup": 8, "ask": 1, "object": 64, "register": 16, "usage": 8, "rates": 1}
 """Messages of one method handled at a time. Asks are only queued, so one keeps their order; chunks cost work."""
 
 Standing = Literal["living", "fenced", "unknown"]
@@ -73,6 +75,7 @@ class Rpc:
         ledger: Ledger,
         membership: Membership,
         marks: Marks,
+        rates: Rates,
         bus: Bus,
         clock: Clock,
     ) -> None:
@@ -82,6 +85,7 @@ class Rpc:
         self._ledger = ledger
         self._membership = membership
         self._marks = marks
+        self._rates = rates
         self._bus = bus
         self._clock = clock
         self._loading_ns: dict[str, int] = {}
@@ -94,6 +98,7 @@ class Rpc:
             "object": self._object,
             "register": self._register,
             "usage": self._usage,
+            "rates": self._rate_shares,
         }
 
     async def start(self) -> None:
@@ -207,6 +212,12 @@ class Rpc:
     async def _usage(self, _: str, payload: bytes) -> msgspec.Struct:
         ask = msgspec.json.decode(payload, type=UsageAsk)
         return usage_of(self._replica, ask.key, self._clock.wall_ns())
+
+    async def _rate_shares(self, slot: str, payload: bytes) -> msgspec.Struct:
+        ask = msgspec.json.decode(payload, type=RatesAsk)
+        if self._standing(slot, ask.incarnation) != "living":
+            return RpcError("unavailable", "this incarnation is over, or not known here yet")
+        return self._rates.report(slot, ask)
 
 
 def _check_size(message: Message) -> None:

@@ -16,7 +16,7 @@ import asyncio
 
 from dataplane.core.access import Caller, still_allowed
 from dataplane.core.lines import check_single, needs
-from dataplane.core.ratelimit import Take, TooFast, retry_after_s
+from dataplane.core.ratelimit import Take, Taken, TooFast, retry_after_s
 from dataplane.ends import Ends
 from dataplane.inflight import Admission, Incarnation, State, Wanted
 from dataplane.leases import LeaseDesk, Obtained
@@ -78,10 +78,11 @@ class Admitter:
 
     async def admit(self, wanted: Wanted, request_id: str) -> Admission | Refusal:
         """Admit a request, or say why not. The admission's id may differ from `request_id` after a fence."""
-        rate = self._take_rate(wanted)
-        if isinstance(rate, Refusal):
-            return rate
-        takes, taken = rate
+        takes, taken = self._take_rate(wanted)
+        if isinstance(taken, TooFast):
+            taken = await self._node.rates.take(takes, taken)
+            if isinstance(taken, TooFast):
+                return _rate_limited(taken)
         deadline_ns = self._node.clock.elapsed_ns() + self._lease_wait_ns
         refusal: Refusal = AGAIN
         for attempt in range(MAX_INTENTS):
@@ -102,7 +103,7 @@ class Admitter:
 
     # ------------------------------------------------------------------ rate
 
-    def _take_rate(self, wanted: Wanted) -> tuple[list[Take], list[float]] | Refusal:
+    def _take_rate(self, wanted: Wanted) -> tuple[list[Take], list[Taken] | TooFast]:
         limits = wanted.caller.limits
         if not limits:
             return [], []
@@ -110,18 +111,11 @@ class Admitter:
         takes = [
             Take(limit.bucket, limit.per_minute, bound.tokens if limit.tokens else 1, limit.tokens) for limit in limits
         ]
-        taken = node.limits.take(takes, node.snapshot.live_nodes, node.clock.elapsed_ns())
-        if isinstance(taken, TooFast):
-            account, _, unit = taken.bucket.rpartition(":")
-            what = "requests" if unit == "rpm" else "tokens"
-            text = f"the limit of {account} is {taken.per_minute} {what} a minute"
-            after_s = retry_after_s(taken)
-            return refuse("rate_limited", text, retry_after_s=after_s, account=account, limit=str(taken.per_minute))
-        return takes, taken
+        return takes, node.limits.take(takes, node.clock.elapsed_ns())
 
     # ------------------------------------------------------------------ leases and intent
 
-    def _at_once(self, wanted: Wanted, name: str, takes: list[Take], taken: list[float]) -> Admission | Refusal | None:
+    def _at_once(self, wanted: Wanted, name: str, takes: list[Take], taken: list[Taken]) -> Admission | Refusal | None:
         """What `_reserve` does where nothing must be waited for: far from every cap, always. None: wait."""
         incarnation = self._membership.current
         if incarnation is None or self._node.closed() is not None:
@@ -142,7 +136,7 @@ class Admitter:
         return refusal
 
     async def _reserve(
-        self, wanted: Wanted, name: str, deadline_ns: int, takes: list[Take], taken: list[float]
+        self, wanted: Wanted, name: str, deadline_ns: int, takes: list[Take], taken: list[Taken]
     ) -> Admission | Refusal:
         """Reserve what the request needs under the policy of the moment, and queue its intent."""
         held: Held = None
@@ -297,6 +291,19 @@ class Admitter:
             late = admission.state is State.WAITING and now_ns - admission.since_ns > self._admit_timeout_ns
             if late and admission.intent is not None and not admission.intent.done():
                 admission.intent.set_exception(TooLate())
+
+
+def again(refusal: Refusal) -> bool:
+    """Whether a request that was released with this reason may be admitted anew."""
+    return refusal is AGAIN or refusal is CAPS_CHANGED
+
+
+def _rate_limited(too_fast: TooFast) -> Refusal:
+    account, _, unit = too_fast.bucket.rpartition(":")
+    what = "requests" if unit == "rpm" else "tokens"
+    text = f"the limit of {account} is {too_fast.per_minute} {what} a minute"
+    after_s = retry_after_s(too_fast)
+    return refuse("rate_limited", text, retry_after_s=after_s, account=account, limit=str(too_fast.per_minute))
 
 
 def _give_up(held: Held) -> None:

@@ -20,6 +20,8 @@ from schemas.rpc import (
     LeaseAsk,
     ObjectAnswer,
     ObjectAsk,
+    RatesAnswer,
+    RatesAsk,
     RegisterAnswer,
     RegisterAsk,
     RpcError,
@@ -57,6 +59,12 @@ class ControlPlane:
         self._object = msgspec.json.Decoder(ObjectAnswer)
         self._register = msgspec.json.Decoder(RegisterAnswer)
         self._usage = msgspec.json.Decoder(UsageAnswer)
+        self._rates = msgspec.json.Decoder(RatesAnswer)
+
+    @property
+    def connected(self) -> bool:
+        """Whether a question would leave now."""
+        return self._bus.connected
 
     async def join(self, ask: JoinAsk, timeout_s: float) -> JoinAnswer:
         """A new incarnation. Raises Unanswered, as all of these do."""
@@ -79,6 +87,9 @@ class ControlPlane:
 
     async def usage(self, key: str, timeout_s: float) -> UsageAnswer:
         return await self._call("usage", UsageAsk(key), self._usage.decode, timeout_s)
+
+    async def rates(self, ask: RatesAsk, timeout_s: float) -> RatesAnswer:
+        return await self._call("rates", ask, self._rates.decode, timeout_s)
 
     async def _call(self, method: str, ask: msgspec.Struct, decode: Callable[[bytes], T], timeout_s: float) -> T:
         try:

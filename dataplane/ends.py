@@ -6,7 +6,7 @@ in the same batch (rule G5).
 """
 
 from dataplane.adapters.port import Outcome
-from dataplane.core.ratelimit import Take
+from dataplane.core.ratelimit import Take, Taken
 from dataplane.inflight import Admission, State
 from dataplane.node import Node
 from events.types import LeaseReturned, NodeEvent, RequestReleased, RequestSettled
@@ -94,13 +94,11 @@ class Ends:
         else:
             self._node.journal.end(event)
 
-    def correct_rates(self, takes: list[Take], taken: list[float], tokens: int) -> None:
+    def correct_rates(self, takes: list[Take], taken: list[Taken], tokens: int) -> None:
         """Tokens were taken by the bound; give back what was not used. (The request itself stays counted.)"""
-        for take, amount in zip(takes, taken, strict=True):
+        for take, counted in zip(takes, taken, strict=True):
             if take.tokens:
-                node = self._node
-                now_ns, nodes = node.clock.elapsed_ns(), node.snapshot.live_nodes
-                node.limits.correct(take.bucket, take.per_minute, amount - tokens, nodes, now_ns)
+                self._node.limits.correct(take.bucket, counted, tokens, self._node.clock.elapsed_ns())
 
 
 def _with_request(actual: Amounts, bound: Amounts) -> Amounts:

@@ -71,6 +71,7 @@ class Enforcer:
         node = self._node
         node.feed.heard(answer.epoch, answer.now_ns)
         node.journal.attach(incarnation.log)
+        node.rates.joined()
         if node.feed.loaded:
             self._say_applied(node.snapshot.position)
             if node.snapshot.position < incarnation.joined_seq:

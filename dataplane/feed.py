@@ -77,6 +77,11 @@ class Feed:
         self.unreadable = 0
         self._silent = False
 
+    @property
+    def epoch(self) -> int:
+        """Of the newest leader that was heard; 0 before."""
+        return self._epoch
+
     def now_ns(self) -> int:
         """The control plane's time; 0 before anything was heard."""
         offset_ns = self._time.offset_ns

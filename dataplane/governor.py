@@ -34,6 +34,7 @@ from dataplane.feed import Feed
 from dataplane.inflight import Admission, State, Wanted
 from dataplane.membership import Membership
 from dataplane.node import Node
+from dataplane.rates import Rates
 from dataplane.tasks import Tasks
 from events import subjects
 from events.clock import Clock
@@ -115,6 +116,15 @@ class Governor:
             on_joined=self._enforcer.joined,
             on_over=self._enforcer.fenced,
         )
+        node.rates = Rates(
+            node.limits,
+            control,
+            clock,
+            draw(8).hex(),
+            incarnation=lambda: node.incarnation.id if node.incarnation is not None else "",
+            epoch=lambda: node.feed.epoch,
+            nodes=lambda: node.snapshot.live_nodes,
+        )
         self._admitter = Admitter(node, self._ends, node.membership)
 
     # ------------------------------------------------------------------ life
@@ -127,6 +137,7 @@ class Governor:
         node.tasks.forever(node.feed.run(), "feed")
         node.tasks.forever(node.membership.run(), "membership")
         node.tasks.forever(self._tick(), "tick")
+        node.tasks.forever(node.rates.run(), "rate shares")
 
     async def drain(self) -> None:
         """Admit nothing more, let what is open end (at most `drain_ms`), return the leases, say goodbye, stop."""
@@ -142,6 +153,7 @@ class Governor:
         for admission in node.inflight:
             self.settle(admission, Outcome("unknown", error="draining"))
         node.refusals.flush(node.clock.elapsed_ns(), all_now=True)
+        await node.rates.farewell()
         await self._say_goodbye()
         await self.close()
 

@@ -18,7 +18,7 @@ from enum import IntEnum
 import msgspec
 
 from dataplane.core.access import Caller
-from dataplane.core.ratelimit import Take
+from dataplane.core.ratelimit import Take, Taken
 from dataplane.leases import LeaseDesk
 from events.log.group import Appended
 from events.log.writer import SoleWriterLog
@@ -101,7 +101,7 @@ class Admission:
         incarnation: Incarnation,
         needs: dict[str, int],
         takes: list[Take],
-        taken: list[float],
+        taken: list[Taken],
     ) -> None:
         self.request_id = request_id
         self.wanted = wanted

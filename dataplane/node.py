@@ -11,6 +11,7 @@ from dataplane.feed import Feed
 from dataplane.inflight import Incarnation, InFlight
 from dataplane.journal import Journal
 from dataplane.membership import Membership
+from dataplane.rates import Rates
 from dataplane.refused import Refusals
 from dataplane.tasks import Tasks
 from events.clock import Clock
@@ -47,6 +48,7 @@ class Node:
         self.shut: Refusal | None = None
         self.feed: Feed
         self.membership: Membership
+        self.rates: Rates
         self.proof_ttl_ns = timing.proof_ttl_ms * MS
         self._feed_max_age_ns = timing.feed_max_age_ms * MS
         self._admit_timeout_ns = timing.admit_timeout_ms * MS

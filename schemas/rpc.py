@@ -4,11 +4,13 @@ Requests go to `rf.rpc.<slot>.<method>`; the slot is proven by the bus's permiss
 Amounts are cumulative per incarnation and line, so a lost, doubled or late message changes nothing (rule G2).
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from schemas.policy import Record
+
+Units = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class JoinAsk(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -184,6 +186,63 @@ class UsageAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     total_usd_nanos: int = 0
     by_agent: tuple[AgentUsage, ...] = ()
     caps: tuple[CapUsage, ...] = ()
+
+
+class RateUse(msgspec.Struct, frozen=True, array_like=True):
+    """One rate limit at one node. `held`: its share; `used` of it within the last minute; `wanted` and `short`: units
+    asked for, and refused, since its last report; `frees_ms`: when the first of the used ones comes back.
+
+    `ages`, in a node's last report: what was used in each of the last spans of `RATE_SPAN_S`, newest first.
+    """
+
+    held: Units
+    used: Units
+    wanted: Units = 0
+    short: Units = 0
+    frees_ms: Units = 0
+    ages: tuple[Units, ...] = ()
+
+
+RATE_SPAN_S = 5
+
+
+class RatesAsk(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Method `rates`: what a node's process holds and wants of rate limits, every second while it holds any.
+
+    `holder` is drawn once per process: its next incarnation goes on with the same shares. `n` counts its asks; only
+    the answer to the newest counts, so each ask also says which answers have arrived. `begin` and `end` mark the first
+    and last part of everything that it holds, for a leader that does not know it yet; an ask without them holds what
+    has changed.
+    """
+
+    incarnation: str
+    holder: str
+    n: int
+    uses: dict[str, RateUse] = {}
+    begin: bool = False
+    end: bool = False
+
+
+class RateShare(msgspec.Struct, frozen=True, array_like=True):
+    """What a node's share of a limit should be: more holds at once, less as soon as what was used allows.
+
+    `part`: its part of the demand while there is more than the limit, which sets its pace (0: there is not).
+    `coming`: more is being called back from others. `frees_ms`: when others may have something (0: not known).
+    """
+
+    units: Units
+    part: Units = 0
+    coming: bool = False
+    frees_ms: Units = 0
+
+
+class RatesAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`nodes` live, for the even part to which a share falls when nobody answers. `resync`: tell everything anew."""
+
+    epoch: int
+    nodes: int
+    shares: dict[str, RateShare] = {}
+    resync: bool = False
 
 
 class Recall(msgspec.Struct, frozen=True, omit_defaults=True, tag="recall"):

@@ -31,6 +31,9 @@ from schemas.rpc import (
     ObjectAnswer,
     ObjectAsk,
     Push,
+    RatesAnswer,
+    RatesAsk,
+    RateShare,
     RegisterAnswer,
     RegisterAsk,
     SnapshotAsk,
@@ -50,6 +53,7 @@ _ASKS: dict[str, type[Any]] = {
     "object": ObjectAsk,
     "register": RegisterAsk,
     "usage": UsageAsk,
+    "rates": RatesAsk,
 }
 
 
@@ -91,6 +95,8 @@ class ScriptedControl:
         self.object_asks: list[ObjectAsk] = []
         self.silent: set[str] = set()
         self.grant_factor = 4
+        self.rate_asks: list[RatesAsk] = []
+        self.rate_share = 1_000_000
         self.feeding = True
         self._joins: dict[str, JoinAnswer] = {}
         self._beat: asyncio.Task[None] | None = None
@@ -246,3 +252,8 @@ class ScriptedControl:
 
     def _usage(self, _slot: str, ask: UsageAsk) -> UsageAnswer:
         return UsageAnswer(ask.key, total_requests=3, total_usd_nanos=1_500_000_000)
+
+    def _rates(self, _slot: str, ask: RatesAsk) -> RatesAnswer:
+        """`rate_share` of every limit for this node."""
+        self.rate_asks.append(ask)
+        return RatesAnswer(self.epoch, 1, {bucket: RateShare(self.rate_share) for bucket in ask.uses})
