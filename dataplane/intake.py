@@ -8,11 +8,12 @@ import asyncio
 
 from aiohttp.web import BaseRequest, RequestPayloadError
 
+from dataplane.adapters.scan import Seen
 from schemas.refusals import Refusal, refuse
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
-UPGRADES = frozenset({"websocket", "tcp"})
+UPGRADES = frozenset({b"websocket", b"tcp"})
 """Those that the server's parser would follow; other offers (h2c) are ignored, as HTTP allows."""
 
 MAX_HELD_BYTES = 512 * 1024 * 1024
@@ -24,9 +25,11 @@ SMALL_BYTES = 64 * 1024
 BODY_TIMEOUT_S = 120.0
 """A body must have arrived by then: 32 MB at 2 Mbit/s."""
 
+_RARE = frozenset({b"upgrade", b"transfer-encoding", b"content-encoding", b"expect"})
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _METHOD = refuse("request_malformed", "the method is not one that vendors' APIs use")
+_REPEATED_HOST = refuse("request_malformed", "the request names more than one Host")
 _UPGRADE = refuse("request_malformed", "upgrades of the connection (websockets) are not accepted")
 _CODING = refuse("request_malformed", "the body's transfer coding is not accepted: send it plain or chunked")
 _ENCODED = refuse("body_unparseable", "the body is compressed: send it without Content-Encoding")
@@ -36,20 +39,31 @@ _SLOW = refuse("request_timeout", "the body did not arrive in time")
 _FULL = refuse("overloaded", "too many large bodies are in flight here; nothing was sent")
 
 
-def check_message(request: BaseRequest) -> Refusal | None:
+def check_message(method: str, seen: Seen) -> Refusal | None:
     """Refuse messages that are not plain HTTP requests. (The server's parser has refused the malformed ones.)"""
-    if request.method not in METHODS:
+    if method not in METHODS:
         return _METHOD
-    headers = request.headers
-    if headers.get("Upgrade", "").strip().lower() in UPGRADES:
+    special = seen.special
+    if len(special.get(b"host", ())) > 1:
+        return _REPEATED_HOST
+    return _check_rare(special) if not _RARE.isdisjoint(special) else None
+
+
+def _check_rare(special: dict[bytes, list[bytes]]) -> Refusal | None:
+    """Headers that change what a message means, and that few clients send."""
+    if any(value in UPGRADES for value in _values(special, b"upgrade")):
         return _UPGRADE
-    if headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
+    if any(value != b"chunked" for value in _values(special, b"transfer-encoding")):
         return _CODING
-    if headers.get("Content-Encoding", "identity").strip().lower() not in {"identity", ""}:
+    if any(value not in {b"identity", b""} for value in _values(special, b"content-encoding")):
         return _ENCODED
-    if headers.get("Expect", "100-continue").strip().lower() != "100-continue":
+    if any(value != b"100-continue" for value in _values(special, b"expect")):
         return _EXPECT
     return None
+
+
+def _values(special: dict[bytes, list[bytes]], name: bytes) -> list[bytes]:
+    return [value.strip().lower() for value in special.get(name, ())]
 
 
 class Bodies:

@@ -16,6 +16,7 @@ from aiohttp.web import BaseRequest
 
 from dataplane.adapters.credentials import find_tokens
 from dataplane.adapters.port import Call
+from dataplane.adapters.scan import scan
 from dataplane.answer import REQUEST_ID, Answer, keeps_alive, whole
 from dataplane.core.route import OwnRoute
 from dataplane.exchange import Exchange
@@ -56,7 +57,7 @@ class OwnEndpoints:
     async def _usage(self, exchange: Exchange, route: OwnRoute) -> Answer | Refusal:
         request = exchange.request
         segments = tuple(route.path[1:].split("/"))
-        call = Call("", request.method, route.path, segments, route.query.encode(), request.raw_headers, b"")
+        call = Call("", request.method, route.path, segments, route.query.encode(), scan(request.raw_headers))
         found = self._governor.find_key(find_tokens(call))
         if isinstance(found, Refusal):
             return found

@@ -15,6 +15,7 @@ from aiohttp.web import BaseRequest, StreamResponse
 
 from dataplane.adapters import neutral
 from dataplane.adapters.port import Call, Outcome, Outgoing, Reading, Rendered
+from dataplane.adapters.scan import IDENTITY, Seen, scan
 from dataplane.answer import Answer, keeps_alive, whole
 from dataplane.core.access import Caller, Unregistered, allow, allow_model
 from dataplane.core.lines import must_be_bounded
@@ -48,7 +49,6 @@ MAX_ROUTES = 2_048
 MAX_KEPT_CHARS = 128
 
 _INTERNAL = refuse("internal", "the gateway failed; nothing more is known to the client")
-_REPEATED_HOST = refuse("request_malformed", "the request names more than one Host")
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Proxy:
         self._metrics = metrics
         self._draw = draw
         self._bodies = Bodies()
-        self._routes: dict[tuple[str, str], Route] = {}
+        self._routes: dict[tuple[str, bytes], Route] = {}
         self._own = OwnEndpoints(governor, metrics, slot)
         self._dispatcher = Dispatcher(governor, clock)
         self._relay = Relay(governor, clock)
@@ -105,9 +105,10 @@ class Proxy:
 
     async def _serve(self, exchange: Exchange, *, admitted: bool) -> Answer:
         request = exchange.request
-        if (malformed := check_message(request)) is not None:
+        seen = scan(request.raw_headers)
+        if (malformed := check_message(request.method, seen)) is not None:
             return self._refuse(exchange, malformed)
-        route = self._route(request)
+        route = self._route(request.raw_path, seen.first(b"host"))
         if isinstance(route, Refusal):
             return self._refuse(exchange, route)
         if isinstance(route, OwnRoute):
@@ -119,7 +120,7 @@ class Proxy:
         if not admitted:
             self._metrics.shed += 1
             return self._refuse(exchange, OVERLOADED)
-        decided = await self._decide(exchange, destination, route)
+        decided = await self._decide(exchange, destination, route, seen)
         if isinstance(decided, Refusal):
             return self._refuse(exchange, decided)
         call, reading, outgoing, wanted = decided
@@ -130,40 +131,37 @@ class Proxy:
         finally:
             destination.lane.leave()
 
-    def _route(self, request: BaseRequest) -> Route | OwnRoute | Refusal:
+    def _route(self, raw_path: str, host: bytes) -> Route | OwnRoute | Refusal:
         """Step 1. Routes are kept by what they follow from: agents call the same few targets again and again."""
-        hosts = request.headers.getall("Host", ())
-        if len(hosts) > 1:
-            return _REPEATED_HOST
-        place = (request.raw_path, hosts[0] if hosts else "")
+        place = (raw_path, host)
         route = self._routes.get(place)
         if route is not None:
             return route
-        target = parse_target(place[0])
+        target = parse_target(raw_path)
         if isinstance(target, Refusal):
             return target
-        found = self._destinations.routes.resolve(target, place[1])
-        if isinstance(found, Route) and len(place[0]) <= MAX_KEPT_CHARS:
+        found = self._destinations.routes.resolve(target, host.decode("latin-1"))
+        if isinstance(found, Route) and len(raw_path) <= MAX_KEPT_CHARS:
             if len(self._routes) >= MAX_ROUTES:
                 self._routes.clear()
             self._routes[place] = found
         return found
 
     async def _decide(
-        self, exchange: Exchange, destination: Destination, route: Route
+        self, exchange: Exchange, destination: Destination, route: Route, seen: Seen
     ) -> tuple[Call, Reading, Outgoing, Wanted] | Refusal:
         """Everything that is decided before the ledger is involved."""
         request, adapter = exchange.request, destination.adapter
-        headers = request.raw_headers
-        query = route.query.encode("ascii")
-        call = Call(route.upstream, request.method, route.path, route.segments, query, headers, b"")
+        call = Call(route.upstream, request.method, route.path, route.segments, route.query.encode("ascii"), seen)
         found = self._authenticate(exchange, destination, call)
         if isinstance(found, Refusal):
             return found
         key, digest = found
-        identity = request.headers.getall("X-Agent-Identity", ())
-        if identity and any(without_tokens(said) != said for said in identity):
-            return _misplaced("X-Agent-Identity")
+        identity: list[str] = []
+        if IDENTITY in seen.special:
+            identity = [said.decode("utf-8", "surrogateescape") for said in seen.special[IDENTITY]]
+            if any(without_tokens(said) != said for said in identity):
+                return _misplaced("X-Agent-Identity")
         caller = self._governor.known_caller(key, identity)
         if isinstance(caller, Unregistered):
             caller = await self._governor.register(key, caller)
@@ -179,8 +177,7 @@ class Proxy:
         if isinstance(body, Refusal):
             return body
         if body:
-            exchange.body = body
-            call = Call(route.upstream, request.method, route.path, route.segments, query, headers, body)
+            exchange.body = call.body = body
         reading = adapter.read(call)
         if isinstance(reading, Refusal):
             return reading

@@ -5,14 +5,14 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from dataplane.adapters.forms import query_names
-from dataplane.adapters.headers import METHOD_OVERRIDES
 from dataplane.adapters.port import Call
+from dataplane.adapters.scan import METHOD_OVERRIDES
 from schemas.refusals import Refusal, refuse
 
 _CONTENT_TYPE = b"content-type"
 _IDEMPOTENCY = b"idempotency-key"
 _ACCOUNT = re.compile(r"[A-Za-z0-9_+-]{1,200}\Z")
-_COMMON = METHOD_OVERRIDES | {_CONTENT_TYPE, _IDEMPOTENCY}
+_ONCE = frozenset({_CONTENT_TYPE, _IDEMPOTENCY})
 
 
 class Peek(NamedTuple):
@@ -27,33 +27,31 @@ class Peek(NamedTuple):
 
 def peek(call: Call, switches: frozenset[bytes], allowed: Collection[str]) -> Peek | Refusal:
     """Look at a call's headers, query and framing. `switches`: the vendor's account-switching headers."""
-    found: dict[bytes, bytes] = {}
-    for raw, value in call.headers:
-        name = raw.lower()
-        if name not in _COMMON and name not in switches:
-            continue
+    special = call.seen.special
+    account = ""
+    for name, values in special.items():
         if name in METHOD_OVERRIDES:
             return refuse("method_override", f"the request has a {name.decode()} header")
-        if name in found:
+        if len(values) > 1 and (name in _ONCE or name in switches):
             return refuse("request_malformed", f"the {name.decode()} header stands twice")
-        found[name] = value
     if call.body and call.method in {"GET", "HEAD", "DELETE", "OPTIONS"}:
         return refuse("request_malformed", f"a {call.method} request has a body, which the vendor might read")
     if call.query and "_method" in query_names(call.query):
         return refuse("method_override", "the query has a _method parameter")
-    account = _account(found, switches, allowed)
-    if isinstance(account, Refusal):
-        return account
-    content_type = found.get(_CONTENT_TYPE, b"").partition(b";")[0].strip().lower()
-    return Peek(content_type, found.get(_IDEMPOTENCY, b"").strip(), account)
+    if not switches.isdisjoint(special):
+        said = _account({name: values[0] for name, values in special.items() if name in switches}, allowed)
+        if isinstance(said, Refusal):
+            return said
+        account = said
+    content_type = call.seen.first(_CONTENT_TYPE).partition(b";")[0].strip().lower()
+    return Peek(content_type, call.seen.first(_IDEMPOTENCY).strip(), account)
 
 
-def _account(found: dict[bytes, bytes], switches: frozenset[bytes], allowed: Collection[str]) -> str | Refusal:
-    named = [name for name in found if name in switches]
+def _account(named: dict[bytes, bytes], allowed: Collection[str]) -> str | Refusal:
     for name in named:
         if name.decode() not in allowed:
             return refuse("account_switch", f"the request has a {name.decode()} header", header=name.decode())
-    account = "+".join(found[name].decode("latin-1").strip() for name in named)
+    account = "+".join(value.decode("latin-1").strip() for value in named.values())
     if account and _ACCOUNT.match(account) is None:
         return refuse("account_switch", "the account's name is not plain letters, digits, '_' and '-'")
     return account

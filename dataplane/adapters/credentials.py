@@ -1,15 +1,15 @@
 """Every credential that a call carries, in whatever form some vendor's SDK sends it.
 
 The same vault key works in all forms, so a client needs no change but its base URL and its key. Nothing found
-here is ever forwarded (dataplane.adapters.headers, and `without_credentials` for the query).
+here is ever forwarded (dataplane.adapters.scan, and `without_credentials` for the query).
 """
 
 import binascii
 from base64 import b64decode
 from urllib.parse import unquote_plus
 
-from dataplane.adapters.headers import CREDENTIALS
 from dataplane.adapters.port import Call
+from dataplane.adapters.scan import CREDENTIALS
 
 QUERY_NAMES = frozenset({"key", "api_key", "apikey", "api-key", "access_token", "auth_token"})
 """Query parameters in which REST clients of some vendors send a key (Gemini: `?key=`)."""
@@ -20,24 +20,22 @@ MAX_TOKENS = 8
 MAX_TOKEN_CHARS = 1_024
 """Above every vendor's keys and our own 47 characters; longer ones are no keys."""
 
-_RANK = {name: rank for rank, name in enumerate(CREDENTIALS)}
-
 
 def find_tokens(call: Call) -> list[str]:
     """Distinct credentials, `Authorization` first, then vendors' own headers, then the query."""
-    found: list[tuple[int, str]] = []
-    for name, value in call.headers:
-        rank = _RANK.get(name.lower())
-        if rank is None:
-            continue
-        text = value.decode("latin-1").strip()
-        found.extend((rank, token) for token in (_authorization(text) if rank == 0 else (text,)))
+    special = call.seen.special
+    found: list[str] = []
+    for name in CREDENTIALS:
+        for value in special.get(name, ()):
+            text = value.decode("latin-1").strip()
+            if name == b"authorization":
+                found += _authorization(text)
+            else:
+                found.append(text)
     if call.query:
-        found.extend((len(_RANK), token) for token in _query_tokens(call.query))
-    if len(found) > 1:
-        found.sort(key=lambda pair: pair[0])
-    tokens = dict.fromkeys(token for _, token in found if 0 < len(token) <= MAX_TOKEN_CHARS)
-    return list(tokens)[:MAX_TOKENS]
+        found += _query_tokens(call.query)
+    tokens = [token for token in found if 0 < len(token) <= MAX_TOKEN_CHARS]
+    return tokens if len(tokens) < 2 else list(dict.fromkeys(tokens))[:MAX_TOKENS]
 
 
 def without_credentials(query: bytes) -> bytes:

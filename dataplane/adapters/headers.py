@@ -6,61 +6,10 @@ what is meant for the gateway itself. So a credential in an unusual header never
 that the gateway puts in. Back to the client everything passes but framing, cookies and the vendor's account.
 """
 
+from functools import lru_cache
+
 from dataplane.adapters.port import Headers
-from schemas.ids import TOKEN_PREFIX
-
-HOP_BY_HOP = frozenset(
-    {
-        b"connection",
-        b"http2-settings",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
-
-CREDENTIALS = (
-    b"authorization",
-    b"x-api-key",
-    b"api-key",
-    b"x-goog-api-key",
-    b"x-shopify-access-token",
-    b"x-postmark-server-token",
-    b"x-postmark-account-token",
-    b"x-auth-token",
-    b"x-access-token",
-)
-"""Headers in which some vendor's SDK sends its credential, the usual one first."""
-
-METHOD_OVERRIDES = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
-
-IDENTITY = b"x-agent-identity"
-
-_DROPPED_OUT = (
-    HOP_BY_HOP
-    | frozenset(CREDENTIALS)
-    | METHOD_OVERRIDES
-    | {
-        b"host",
-        b"content-length",
-        b"expect",
-        b"accept-encoding",  # the gateway reads the answer, so it asks for no compression
-        b"cookie",
-        b"cookie2",
-        b"forwarded",
-        b"via",
-        b"x-real-ip",
-        b"x-client-ip",
-        b"true-client-ip",
-        b"cf-connecting-ip",
-    }
-)
-_DROPPED_OUT_PREFIXES = (b"x-forwarded-", b"x-ringfence-")
+from dataplane.adapters.scan import HOP_BY_HOP, IDENTITY, Header, Seen
 
 _DROPPED_BACK = HOP_BY_HOP | {
     b"content-length",
@@ -73,43 +22,54 @@ _DROPPED_BACK = HOP_BY_HOP | {
     b"stripe-account",
     b"stripe-context",
 }
-_TOKEN = TOKEN_PREFIX.encode()
+_KEPT, _GONE, _NAMES_OTHERS = 0, 1, 2
+_NO_COMPRESSION = (b"Accept-Encoding", b"identity")
+
+MAX_SPELLINGS = 1_024
+"""Spellings of vendors' header names kept: every vendor uses some tens."""
 
 
-def outgoing(headers: Headers, credential: tuple[bytes, bytes], *, identity: bool) -> list[tuple[bytes, bytes]]:
+def outgoing(seen: Seen, credential: Header, *, identity: bool) -> list[Header]:
     """The request headers for the vendor, with exactly one credential; Host and framing are the sender's."""
-    kept = []
-    named: frozenset[bytes] = frozenset()
-    for name, value in headers:
-        lower = name.lower()
-        if lower in _DROPPED_OUT or lower.startswith(_DROPPED_OUT_PREFIXES) or _TOKEN in value:
-            if lower == b"connection":
-                named |= _tokens(value)
-        elif lower != IDENTITY or identity:
-            kept.append((name, value))
-    if named:
-        kept = [(name, value) for name, value in kept if name.lower() not in named]
-    kept.append((b"Accept-Encoding", b"identity"))
+    kept = seen.passing.copy()
+    special = seen.special
+    if b"connection" in special:
+        kept = _without_named(kept, special[b"connection"])
+    if identity and IDENTITY in special:
+        kept.extend((b"X-Agent-Identity", said) for said in special[IDENTITY])
+    kept.append(_NO_COMPRESSION)
     if credential[1]:
         kept.append(credential)
     return kept
 
 
-def relayed(headers: Headers) -> list[tuple[bytes, bytes]]:
+def relayed(headers: Headers) -> list[Header]:
     """The answer headers for the client; framing is the relay's."""
-    kept = []
-    named: frozenset[bytes] = frozenset()
-    for name, value in headers:
-        lower = name.lower()
-        if lower == b"connection":
-            named |= _tokens(value)
-        elif lower not in _DROPPED_BACK and not lower.startswith(b"x-ringfence-"):
-            kept.append((name, value))
-    if named:
-        kept = [(name, value) for name, value in kept if name.lower() not in named]
-    return kept
+    kept: list[Header] = []
+    named: list[bytes] = []
+    for pair in headers:
+        fate = _fate_back(pair[0])
+        if fate == _KEPT:
+            kept.append(pair)
+        elif fate == _NAMES_OTHERS:
+            named.append(pair[1])
+    return _without_named(kept, named) if named else kept
 
 
-def _tokens(value: bytes) -> frozenset[bytes]:
-    """Headers named by a Connection header; its usual values are options and name none."""
-    return frozenset(token.strip().lower() for token in value.split(b",")) - {b"close", b"keep-alive", b""}
+@lru_cache(MAX_SPELLINGS)
+def _fate_back(name: bytes) -> int:
+    """What becomes of a vendor's header. (The upstream client bounds the length of names.)"""
+    lower = name.lower()
+    if lower == b"connection":
+        return _NAMES_OTHERS
+    return _GONE if lower in _DROPPED_BACK or lower.startswith(b"x-ringfence-") else _KEPT
+
+
+def _without_named(kept: list[Header], connection: list[bytes]) -> list[Header]:
+    """Without the headers that a Connection header names; its usual values are options and name none."""
+    named = {token.strip().lower() for value in connection for token in value.split(b",")} - {
+        b"close",
+        b"keep-alive",
+        b"",
+    }
+    return [pair for pair in kept if pair[0].lower() not in named] if named else kept

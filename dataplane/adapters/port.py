@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from dataplane.adapters.scan import Seen
 from events.types import ObjectExposure
 from schemas.amounts import NOTHING, Amounts
 from schemas.prices import ModelPrice
@@ -26,11 +27,12 @@ Headers = Sequence[tuple[bytes, bytes]]
 """As received: names in any case, order and repeats kept. Adapters compare names in lower case."""
 
 
-class Call(msgspec.Struct, frozen=True):
+class Call(msgspec.Struct):
     """One request as it arrived, its path already canonical.
 
     `path` begins with '/', holds no query; the upstream's own prefix is gone. `query` is raw, without '?'.
-    `body` is whole (chunked bodies were gathered first) and not compressed: `Content-Encoding` was refused.
+    `seen` is what its headers are, looked through once. `body` is whole (chunked bodies were gathered first) and not
+    compressed: `Content-Encoding` was refused. It is filled in last, once the caller is known; nothing else changes.
     """
 
     upstream: str
@@ -38,8 +40,8 @@ class Call(msgspec.Struct, frozen=True):
     path: str
     segments: tuple[str, ...]
     query: bytes
-    headers: Headers
-    body: bytes
+    seen: Seen
+    body: bytes = b""
 
     def __repr__(self) -> str:
         """Without headers, query and body: they hold the vault key and whatever the agent sends."""
@@ -47,13 +49,6 @@ class Call(msgspec.Struct, frozen=True):
 
     def __rich_repr__(self) -> list[tuple[str, str]]:
         return [("", f"{self.upstream} {self.method} {self.path}")]
-
-    def header(self, name: bytes) -> bytes | None:
-        """The only value of a header, by lower-case name; None if absent. A repeat gives the first."""
-        for got, value in self.headers:
-            if got.lower() == name:
-                return value
-        return None
 
 
 class Reading(msgspec.Struct, frozen=True):

@@ -92,6 +92,7 @@ def misplaced_token(target: bytes, headers: Sequence[tuple[bytes, bytes]], body:
         return "the query" if _TOKEN.search(target.partition(b"?")[0].decode("latin-1")) is None else "the path"
     if not token:
         return ""
-    if token in b"\n".join([part for header in headers for part in header]):
-        return "a header"
+    for name, value in headers:
+        if token in value or token in name:
+            return "a header"
     return "the body" if token in body else ""

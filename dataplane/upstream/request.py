@@ -9,6 +9,7 @@ were put in must be left.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from dataplane.upstream.errors import RequestInvalid
@@ -38,6 +39,9 @@ _TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKL
 _VALUE_BYTES = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
 # Any visible ASCII except the fragment mark, which never goes on the wire.
 _TARGET_BYTES = bytes(sorted(set(range(0x21, 0x7F)) - {ord("#")}))
+MAX_SPELLINGS = 1_024
+"""Spellings of header names kept, checked; the server bounds their length."""
+
 _METHODS_WITH_LENGTH = frozenset({"POST", "PUT", "PATCH"})
 _USUAL_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -56,18 +60,27 @@ def encode_request(method: str, authority: bytes, target: bytes, headers: Sequen
         _check_method(method)
     if target[:1] != b"/" or target.translate(None, _TARGET_BYTES):
         raise RequestInvalid("the target is a path of visible ASCII that begins with /", sent=False)
-    names = [name for name, _ in headers]
-    if b"" in names or b"".join(names).translate(None, _TOKEN_BYTES):
-        raise RequestInvalid("a header name is empty or holds a character that names must not hold", sent=False)
-    if not RESERVED_HEADERS.isdisjoint([name.lower() for name in names]):
-        raise RequestInvalid("a header of the connection or of the framing is the client's to write", sent=False)
+    for name, _ in headers:
+        wrong = _wrong_name(name)
+        if wrong:
+            raise RequestInvalid(wrong, sent=False)
     lines = b"\r\n".join([b": ".join(header) for header in headers])
-    if lines.translate(None, _VALUE_BYTES) != b"\r\n" * (len(names) - 1):
+    if lines.translate(None, _VALUE_BYTES) != b"\r\n" * (len(headers) - 1):
         raise RequestInvalid("a header value holds a line break or another control character", sent=False)
     length = b"Content-Length: %d\r\n" % len(body) if body or method in _METHODS_WITH_LENGTH else b""
     start = b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (method.encode("ascii"), target, authority)
-    head = b"%b%b\r\n%b\r\n" % (start, lines, length) if names else b"%b%b\r\n" % (start, length)
+    head = b"%b%b\r\n%b\r\n" % (start, lines, length) if headers else b"%b%b\r\n" % (start, length)
     return Request(head, body, method == "HEAD")
+
+
+@lru_cache(MAX_SPELLINGS)
+def _wrong_name(name: bytes) -> str:
+    """Why a header must not be sent, "" if it may."""
+    if not name or name.translate(None, _TOKEN_BYTES):
+        return "a header name is empty or holds a character that names must not hold"
+    if name.lower() in RESERVED_HEADERS:
+        return "a header of the connection or of the framing is the client's to write"
+    return ""
 
 
 def _check_method(method: str) -> None:

@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 
 from dataplane.adapters.port import Adapter, Call, Outcome, Reading
 from dataplane.adapters.registry import build_adapter
+from dataplane.adapters.scan import scan
 from events.types import ObjectExposure
 from schemas.amounts import Amounts
 from schemas.fx import Fx, build_fx
@@ -50,7 +51,7 @@ def call(
         **{k.replace("_", "-"): v for k, v in headers.items()},
     }
     pairs = [(name.encode(), value.encode()) for name, value in sent.items() if value is not None]
-    return Call(upstream, method, path, tuple(path[1:].split("/")), query, pairs, body)
+    return Call(upstream, method, path, tuple(path[1:].split("/")), query, scan(pairs), body)
 
 
 def post_form(path: str, fields: dict[str, Any] | bytes, **headers: str | None) -> Call:

@@ -20,6 +20,7 @@ from support.adapter_calls import (
 from dataplane.adapters.credentials import find_tokens, without_credentials
 from dataplane.adapters.headers import outgoing, relayed
 from dataplane.adapters.port import Outgoing
+from dataplane.adapters.scan import scan
 from dataplane.adapters.targets import BaseUrlError, split_base, target
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
@@ -102,14 +103,14 @@ def test_outgoing_headers_hold_one_credential_and_nothing_of_ours() -> None:
         (b"Content-Type", b"application/json"),
     ]
     credential = (b"Authorization", b"Bearer sk_real")
-    assert outgoing(sent, credential, identity=False) == [
+    assert outgoing(scan(sent), credential, identity=False) == [
         (b"Stripe-Version", b"2026-10-28.endive"),
         (b"X-Stainless-Retry-Count", b"1"),
         (b"Content-Type", b"application/json"),
         (b"Accept-Encoding", b"identity"),
         credential,
     ]
-    assert (b"X-Agent-Identity", b"name=bot") in outgoing(sent, credential, identity=True)
+    assert (b"X-Agent-Identity", b"name=bot") in outgoing(scan(sent), credential, identity=True)
 
 
 def test_relayed_headers_hide_framing_cookies_and_the_account() -> None:
@@ -204,8 +205,9 @@ def test_stripe_refuses_what_could_be_read_in_two_ways(made: object, code: str) 
 
 @pytest.mark.parametrize("name", [b"idempotency-key", b"CONTENT-TYPE"])
 def test_repeated_headers_that_matter_are_refused(name: bytes) -> None:
-    made = post_form("/v1/payment_intents", b"amount=1&currency=usd", Idempotency_Key="a")
-    doubled = msgspec.structs.replace(made, headers=[*made.headers, (name, b"b")])
+    made = post_form("/v1/payment_intents", b"amount=1&currency=usd")
+    twice = [(b"Content-Type", b"application/x-www-form-urlencoded"), (b"Idempotency-Key", b"a"), (name, b"b")]
+    doubled = msgspec.structs.replace(made, seen=scan(twice))
     assert refused(stripe_adapter().read(doubled)) == "request_malformed"
 
 

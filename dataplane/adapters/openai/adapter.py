@@ -101,7 +101,7 @@ class OpenAiAdapter:
     def rewrite(self, call: Call, reading: Reading, key_id: str, credential: str) -> Outgoing | Refusal:  # noqa: ARG002
         """OpenAI has no idempotency keys, so nothing is made the vault key's own."""
         bearer = b"Bearer " + credential.encode("latin-1") if credential else b""
-        sent = headers.outgoing(call.headers, (b"Authorization", bearer), identity=self._identity)
+        sent = headers.outgoing(call.seen, (b"Authorization", bearer), identity=self._identity)
         body = _asking_for_usage(call.body, reading.params) if reading.inject_usage else call.body
         path = call.path if call.segments[0] == "v1" or not self._versioned else _VERSION + call.path
         where = target(self._prefix, path, credentials.without_credentials(call.query))

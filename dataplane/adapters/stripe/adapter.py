@@ -99,7 +99,7 @@ class StripeAdapter:
 
     def rewrite(self, call: Call, reading: Reading, key_id: str, credential: str) -> Outgoing | Refusal:
         bearer = b"Bearer " + credential.encode("latin-1") if credential else b""
-        sent = headers.outgoing(call.headers, (b"Authorization", bearer), identity=self._identity)
+        sent = headers.outgoing(call.seen, (b"Authorization", bearer), identity=self._identity)
         if reading.idempotency:
             sent = [pair for pair in sent if pair[0].lower() != b"idempotency-key"]
             sent.append((b"Idempotency-Key", namespaced(key_id, reading.idempotency)))
