@@ -17,4 +17,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Stack"]:
         yield running
 
 
+from support.nats_cluster import shared_cluster  # noqa: E402 - one for the whole run, after the environment is set
 from support.stack import Stack  # noqa: E402 - for the annotation above, after the environment is set
+
+__all__ = ["shared_cluster"]

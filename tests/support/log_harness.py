@@ -1,4 +1,4 @@
-"""One contract, two kinds of stream: in memory, and a real nats-server. Import the fixture `logs`."""
+"""One contract, three kinds of stream: in memory, a real nats-server, a cluster of three. Import the fixture `logs`."""
 
 import asyncio
 import itertools
@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from support.nats_cluster import RunningCluster
 from support.nats_server import RunningNats, running_nats
 
 from events.log.memory import MemoryStream
@@ -48,7 +49,14 @@ class LogHarness:
         return found
 
 
-@pytest.fixture(params=["memory", "jetstream"])
+def over_nats(server: RunningNats | RunningCluster, nodes: StreamPort) -> LogHarness:
+    async def appender(slot: str) -> AppendPort:
+        return (await server.connect(slot)).appender
+
+    return LogHarness(nodes, appender)
+
+
+@pytest.fixture(params=["memory", "jetstream", "cluster"])
 async def logs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[LogHarness]:
     if request.param == "memory":
         memory = MemoryStream(NODES_STREAM, now_ns=time.time_ns, max_bytes=STREAM_BYTES)
@@ -58,13 +66,15 @@ async def logs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
         yield LogHarness(memory.port(), port)
         return
+    if request.param == "cluster":
+        shared: RunningCluster = request.getfixturevalue("shared_cluster")
+        try:
+            yield over_nats(shared, (await shared.streams())[1])
+        finally:
+            await shared.clear()
+        return
     async with running_nats(tmp_path) as server:
-        _, nodes = await server.streams()
-
-        async def appender(slot: str) -> AppendPort:
-            return (await server.connect(slot)).appender
-
-        harness = LogHarness(nodes, appender)
+        harness = over_nats(server, (await server.streams())[1])
         harness.server = server
         yield harness
 
