@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: up test unit lint bench chaos clean
+.PHONY: up test unit lint bench chaos chaos-short clean
 
 up: $(STAMP)  ## Everything on this machine, with simulated Stripe and OpenAI.
 	$(BIN)/ringfence up --demo $(ARGS)
@@ -28,6 +28,9 @@ bench: $(STAMP)  ## Measures, and prints Markdown; asserts nothing.
 
 chaos: $(STAMP)  ## The long runs: many simulation seeds, and real processes under kill -9.
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+chaos-short: $(STAMP)  ## Two minutes of storms over real processes.
+	RINGFENCE_CHAOS_S=120 $(BIN)/python -m pytest -m slow tests/chaos $(ARGS)
 
 # The ready mark is written last, so that an interrupted installation is begun again.
 $(STAMP): pyproject.toml constraints.txt

@@ -12,8 +12,13 @@ The idea
         3 insert the rows               inserts it again; the token makes that a no-op
         4 acknowledged                  the same
 
+    ClickHouse remembers a token before it keeps the rows. Killed in between, it drops every repeat of a block that it
+    does not have. So an insert that was not acknowledged at its first try is read back, and what is missing is
+    inserted under a token of its own.
+
 What would be wrong
     - Choosing boundaries anew after step 2: the same token with other rows is dropped silently.
+    - Taking "acknowledged" for "stored" where a token was used before.
     - Rows that depend on anything but the log before them: a repeat would differ. So object differences are
       looked up among rows with a sequence below the block's own.
     - Skipping what cannot be decoded: the writer stops there, says so, and is not ready.
@@ -21,6 +26,7 @@ What would be wrong
 
 import asyncio
 import logging
+import secrets
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -65,6 +71,8 @@ class WriterLimits:
     """A smaller block waits this long for company; requests must show within two seconds of their end."""
     retry_s: float = 0.5
     """Between attempts while ClickHouse or the log is away."""
+    settle_s: tuple[float, ...] = (0.05, 0.2, 0.5, 1.0, 2.0)
+    """Pauses between looks for a block that should be there: an insert whose answer was lost may still be under way."""
 
 
 @dataclass(slots=True)
@@ -77,6 +85,8 @@ class Progress:
     lag: int = 0
     trouble: str = ""
     failures: int = 0
+    repaired: int = 0
+    """Inserts that ClickHouse took for repeats and did not have."""
     oldest_unwritten_ns: int = 0
     """When the log stored the oldest message that was read and is not written; 0: there is none."""
     block_us: Histogram = field(default_factory=lambda: Histogram(BLOCK_BOUNDS_US))
@@ -178,7 +188,7 @@ class LogWriter:
 
     async def _insert(self, block: _Block, from_seq: int, to_seq: int) -> None:
         await self._know(block, from_seq)
-        await self._insert_rows(self._rows(block), from_seq, to_seq)
+        await self._insert_rows(self._rows(block), from_seq, to_seq, repeated=True)
         self.progress.written_through = to_seq
 
     def _rows(self, block: _Block) -> list[Row]:
@@ -187,18 +197,56 @@ class LogWriter:
     async def _record(self, from_seq: int, to_seq: int) -> int:
         """Record the block's boundaries; returns the end that is on record, which is `to_seq` but for a rival."""
         columns: dict[str, list[Any]] = {"log": [self._log], "from_seq": [from_seq], "to_seq": [to_seq]}
-        await self._put("ringfence.blocks", columns, f"block-{self._log}-{from_seq}")
-        sql = "SELECT to_seq FROM ringfence.blocks WHERE log = {log:String} AND from_seq = {from_seq:UInt64}"
-        rows = await self._query(sql, {"log": self._log, "from_seq": from_seq})
-        return int(rows[0][0])
+        sql = (
+            "SELECT to_seq FROM ringfence.blocks WHERE log = {log:String} AND from_seq = {from_seq:UInt64} "
+            "ORDER BY written_at, to_seq LIMIT 1"
+        )
+        token = f"block-{self._log}-{from_seq}"
+        while True:
+            await self._put("ringfence.blocks", columns, token)
+            for pause_s in self._limits.settle_s:
+                if rows := await self._query(sql, {"log": self._log, "from_seq": from_seq}):
+                    return int(rows[0][0])
+                await asyncio.sleep(pause_s)
+            token = self._another(token)
 
-    async def _insert_rows(self, rows: list[Row], from_seq: int, to_seq: int) -> None:
+    async def _insert_rows(self, rows: list[Row], from_seq: int, to_seq: int, *, repeated: bool = False) -> None:
+        """`repeated`: somebody may have tried before."""
         began_s = asyncio.get_running_loop().time()
-        columns = dict(zip(COLUMNS, (list(column) for column in zip(*map(as_values, rows), strict=True)), strict=True))
-        await self._put("ringfence.events", columns, f"events-{self._log}-{from_seq}-{to_seq}")
+        token = f"events-{self._log}-{from_seq}-{to_seq}"
+        certain = await self._put("ringfence.events", _columns(rows), token)
+        if repeated or not certain:
+            await self._complete(rows, from_seq, to_seq, token)
         self.progress.rows += len(rows)
         self.progress.blocks += 1
         self.progress.block_us.observe(round((asyncio.get_running_loop().time() - began_s) * 1e6))
+
+    async def _complete(self, rows: list[Row], from_seq: int, to_seq: int, token: str) -> None:
+        """Until all rows of a block are there: what was acknowledged may have been dropped as a repeat of nothing."""
+        while missing := await self._missing(rows, from_seq, to_seq):
+            token = self._another(token)
+            await self._put("ringfence.events", _columns(missing), token)
+
+    async def _missing(self, rows: list[Row], from_seq: int, to_seq: int) -> list[Row]:
+        """Rows of a block that are not in the table, nor come while an insert may still be under way there."""
+        sql = (
+            "SELECT seq, idx FROM ringfence.events "
+            "WHERE log = {log:String} AND seq BETWEEN {from_seq:UInt64} AND {to_seq:UInt64}"
+        )
+        missing = rows
+        for pause_s in self._limits.settle_s:
+            found = await self._query(sql, {"log": self._log, "from_seq": from_seq, "to_seq": to_seq})
+            there = {(int(seq), int(idx)) for seq, idx in found}
+            missing = [row for row in rows if (row["seq"], row["idx"]) not in there]
+            if not missing:
+                break
+            await asyncio.sleep(pause_s)
+        return missing
+
+    def _another(self, token: str) -> str:
+        _log.warning("ClickHouse remembers %s and does not have it; it is inserted again", token)
+        self.progress.repaired += 1
+        return f"{token.partition('~')[0]}~{secrets.token_hex(8)}"
 
     async def _remember(self, before_seq: int) -> None:
         """What was told already, from the rows before the block that is written again."""
@@ -275,16 +323,18 @@ class LogWriter:
                 self.progress.trouble = ""
                 return rows
 
-    async def _put(self, table: str, columns: dict[str, list[Any]], token: str) -> None:
-        """Until it is acknowledged: the same block under the same token."""
+    async def _put(self, table: str, columns: dict[str, list[Any]], token: str) -> bool:
+        """Until it is acknowledged: the same block under the same token. Whether it was at the first try."""
+        certain = True
         while True:
             try:
                 await self._store.insert(table, columns, token)
             except StoreUnavailable as error:
+                certain = False
                 await self._pause(str(error))
             else:
                 self.progress.trouble = ""
-                return
+                return certain
 
     async def _pause(self, trouble: str) -> None:
         self.progress.failures += 1
@@ -292,3 +342,7 @@ class LogWriter:
             _log.warning("audit writer waits: %s", trouble)
         self.progress.trouble = trouble
         await asyncio.sleep(self._limits.retry_s)
+
+
+def _columns(rows: list[Row]) -> dict[str, list[Any]]:
+    return dict(zip(COLUMNS, (list(column) for column in zip(*map(as_values, rows), strict=True)), strict=True))

@@ -38,6 +38,7 @@ from schemas.policy import Who
 
 NOW_NS = int(time.time()) * 10**9  # rows older than the retention would be gone at once
 SMALL = WriterLimits(max_rows=7, max_messages=2, linger_s=0.0, retry_s=0.01)
+QUICK = WriterLimits(max_rows=7, max_messages=2, linger_s=0.0, retry_s=0.01, settle_s=(0.01,))
 LINES = ", ".join(name for name in COLUMNS)
 
 
@@ -187,6 +188,43 @@ async def test_killed_at_every_step_the_table_ends_equal_to_the_log(served: Endp
         assert await table(store) == await log.expected()
         await log.tell(3)
         await write_all(log, store)
+        assert await table(store) == await log.expected()
+
+
+class LosingStore(MortalStore):
+    """kill -9 in the middle of the k-th insert: ClickHouse has noted its token and not kept its rows."""
+
+    def __init__(self, store: Store, dies_at: int, served: Endpoint) -> None:
+        super().__init__(store, dies_at, after=True)
+        self._served = served
+
+    async def insert(self, table: str, columns: Mapping[str, Sequence[Any]], token: str) -> None:
+        try:
+            await super().insert(table, columns, token)
+        except Killed:
+            where = "from_seq" if table.endswith("blocks") else "seq"
+            least = min(columns[where])
+            client = self._served.client()
+            client.command(f"ALTER TABLE {table} DELETE WHERE {where} >= {least} SETTINGS mutations_sync = 2")
+            client.close()
+            raise
+
+
+async def test_a_block_whose_token_is_remembered_and_whose_rows_are_lost_is_written_after_all(
+    served: Endpoint,
+) -> None:
+    async with empty_store(served) as store:
+        log = Log()
+        await log.tell(12)
+        died = 0
+        for step in range(1, 100):
+            try:
+                await write_all(log, LosingStore(store, step, served), QUICK)
+            except Killed:
+                died += 1
+                continue
+            break
+        assert died >= 6
         assert await table(store) == await log.expected()
 
 
