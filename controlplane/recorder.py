@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from collections import deque
+from functools import partial
 
 from controlplane.checkpoints import CheckpointStore, Position, write_checkpoint
 from events.clock import Clock
@@ -10,8 +12,8 @@ from events.state.replica import Replica
 from events.subjects import CONTROL_STREAM, NODES_STREAM
 
 EVERY_S = 60.0
-COST_SHARE = 1_000
-"""Making the bytes stalls this process (0.4 s with 100,000 keys), so at most a thousandth of its time goes there."""
+COST_SHARE = 50
+"""A checkpoint takes another processor for about a second with 100,000 keys: at most a fiftieth of the time."""
 
 AT_LEAST_MESSAGES = 5_000
 """Folding that much again takes a fraction of a second; less is not worth a checkpoint."""
@@ -32,7 +34,10 @@ class Recorder:
         self._nodes: Stored | Position = nodes_at
         self._saved = 0
         self._took_s = 0.0
-        self._saved_through = {CONTROL_STREAM: 0, NODES_STREAM: 0}
+        begin = {CONTROL_STREAM: control_at.sequence, NODES_STREAM: nodes_at.sequence}
+        self._kept: deque[dict[str, int]] = deque([begin], maxlen=2)
+        """What the checkpoints in the store have folded; the first is the oldest that a start may need."""
+        self._saving = asyncio.Lock()
         self.failed = 0
         """Checkpoints that could not be written, for metrics; the one before stays."""
 
@@ -51,25 +56,29 @@ class Recorder:
                 await self.save()
 
     def saved_through(self, stream: str) -> int:
-        """What the newest checkpoint that was written here has folded of a stream; 0 before the first."""
-        return self._saved_through[stream]
+        """What the oldest checkpoint that is kept has folded of a stream; 0 if there was none at the start."""
+        return self._kept[0][stream]
 
     async def save(self) -> None:
         """Write a checkpoint of this moment. A failure is logged: the next start folds more, and loses nothing."""
+        async with self._saving:
+            await self._save()
+
+    async def _save(self) -> None:
         folded = self._folded()
         through = {CONTROL_STREAM: self._control.sequence, NODES_STREAM: self._nodes.sequence}
         began_ns = self._clock.elapsed_ns()
-        data = write_checkpoint(self._replica, _position(self._control), _position(self._nodes))
-        self._took_s = (self._clock.elapsed_ns() - began_ns) / 1e9
+        make = partial(write_checkpoint, self._replica, _position(self._control), _position(self._nodes))
         try:
-            await self._store.save(data)
+            size = await self._store.write(make)
         except OSError as error:
             self.failed += 1
             _log.error("no checkpoint could be written: %s", error)
             return
         self._saved = folded
-        self._saved_through = through
-        _log.info("checkpoint of %d bytes at %s", len(data), through)
+        self._kept.append(through)
+        self._took_s = (self._clock.elapsed_ns() - began_ns) / 1e9
+        _log.info("checkpoint of %d bytes at %s", size, through)
 
     def _folded(self) -> int:
         return self._control.sequence + self._nodes.sequence

@@ -1,13 +1,11 @@
 """Parts of the control plane by themselves: projector, checkpoints on disk, standby, fullness of the logs."""
 
 import asyncio
-import stat
 
 import pytest
 from sim.loop import run_virtual
 from support.control_rig import BY, START_WALL_NS, RigClock
 
-from controlplane.checkpoint_file import FileCheckpoints
 from controlplane.log_watch import EVERY_S, LogWatch
 from controlplane.projector import changed_ids, record_of
 from controlplane.standby import wait_for_silence
@@ -118,26 +116,6 @@ def test_who_wants_to_be_suspended(line: Line, wanted: bool) -> None:
         key("vk_s", on_exhausted="suspend"), key("vk_r"), AgentRegistered("bot", BY, on_exhausted="suspend")
     )
     assert wants_suspension(state, line) is wanted
-
-
-async def test_a_checkpoint_file_is_replaced_as_a_whole(tmp_path) -> None:
-    store = FileCheckpoints(tmp_path / "control")
-    assert await store.load() is None
-    await store.save(b"one")
-    await store.save(b"two")
-    assert await store.load() == b"two"
-    files = list((tmp_path / "control").iterdir())
-    assert [file.name for file in files] == ["checkpoint"]
-    assert stat.S_IMODE(files[0].stat().st_mode) == 0o600
-
-
-async def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path) -> None:
-    store = FileCheckpoints(tmp_path)
-    await store.save(b"one")
-    (tmp_path / "checkpoint.new").mkdir()  # as a disk error: the new file cannot be made
-    with pytest.raises(OSError, match=r"."):
-        await store.save(b"two")
-    assert await store.load() == b"one"
 
 
 # ---------------------------------------------------------------- standing by
