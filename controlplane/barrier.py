@@ -12,6 +12,7 @@ time begins anew, with another push.
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from controlplane.barrier_times import BarrierTimes
 from controlplane.barrier_view import BarrierView
 from controlplane.errors import BarrierOpen
 from controlplane.lowered import Lowered
@@ -63,6 +64,7 @@ class Barrier:
         self._changed = asyncio.Event()
         self._driving = False
         self._push_ns = 0
+        self.times = BarrierTimes()
 
     @property
     def open(self) -> int:
@@ -75,9 +77,13 @@ class Barrier:
 
     def begin(self, seq: int) -> None:
         """A tightening change was recorded (or found recorded) at `seq`: see to it that it becomes complete."""
-        if seq in self._open or self.complete(seq):
+        if seq in self._open:
+            return
+        if self.complete(seq):
+            self.times.at_once()
             return
         self._open[seq] = self._clock.elapsed_ns()
+        self.times.begun(seq, self._clock.elapsed_ns())
         if not self._driving:
             self._driving = True
             self._push_ns = self._clock.elapsed_ns() + self._timeout_ns // PUSHES  # the feed has just sent it
@@ -91,6 +97,7 @@ class Barrier:
                 while not self.complete(seq):
                     await self._changes()
         except TimeoutError:
+            self.times.overdue += 1
             raise BarrierOpen from None
 
     async def spread(self, seq: int) -> None:
@@ -143,6 +150,7 @@ class Barrier:
                 done = [older for older in self._open if older <= seq and self._lowered.clear(older)]
                 for older in done:
                     del self._open[older]
+                    self.times.ended(older, now_ns)
                 if done:
                     self._changed.set()
                 return

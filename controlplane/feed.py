@@ -58,6 +58,7 @@ class Feed:
         self._last_seq = replica.control_seq
         self._unsent: deque[FeedDelta] = deque(maxlen=MAX_UNSENT)
         self._wake = asyncio.Event()
+        self._log_full = False
         self.lost = 0
         """Messages that could not leave, for metrics."""
 
@@ -72,6 +73,22 @@ class Feed:
         self._remember(recent)
         self._send(self._delta(*recent))
         return True
+
+    @property
+    def log_full(self) -> bool:
+        """What nodes are told: the logs are too full to admit anything (rule L6)."""
+        return self._log_full
+
+    @property
+    def unsent(self) -> int:
+        """Deltas that wait for the bus."""
+        return len(self._unsent)
+
+    def say_log_full(self, full: bool) -> None:  # noqa: FBT001 - the fact is the argument
+        """Tell all nodes, now if it is news and with every delta from now on."""
+        if full != self._log_full:
+            self._log_full = full
+            self._send(self._heartbeat())
 
     def push_from(self, seq: int) -> None:
         """Send again everything after `seq`, gapless: somebody has not applied it yet (rule B1)."""
@@ -107,11 +124,16 @@ class Feed:
             delta = self._unsent.popleft() if self._unsent else self._heartbeat()
             await self._publish(delta)
 
+    async def leave(self) -> None:
+        """Say goodbye: a standby may take over at once."""
+        await self._publish(msgspec.structs.replace(self._heartbeat(), leaving=True))
+
     def _heartbeat(self) -> FeedDelta:
         return self._delta(self._last_seq, self._replica.control_seq, ())
 
     def _delta(self, from_seq: int, to_seq: int, records: tuple[Record, ...], *, resnapshot: bool = False) -> FeedDelta:
-        return FeedDelta(self._epoch, from_seq, to_seq, self._clock.wall_ns(), records, resnapshot)
+        now_ns = self._clock.wall_ns()
+        return FeedDelta(self._epoch, from_seq, to_seq, now_ns, records, resnapshot, log_full=self._log_full)
 
     def _send(self, delta: FeedDelta) -> None:
         self._unsent.append(delta)

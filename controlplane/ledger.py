@@ -105,6 +105,12 @@ class Ledger:
         if overran or self.core.waiting or self.core.lowered.watching:
             self._wake.set()
 
+    def close_budget(self, full: bool) -> None:  # noqa: FBT001 - the fact is the argument
+        """Lend nothing, and let nobody wait for it, while the logs are too full (rule L6)."""
+        if full != self.core.closed:
+            self.core.closed = full
+            self._wake.set()
+
     def fenced(self, incarnation: str) -> None:
         """The incarnation is over, as the fold shows."""
         self._send(self.core.drop(incarnation, self.now()))

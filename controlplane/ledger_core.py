@@ -37,6 +37,7 @@ from controlplane.recalls import RecallOrder, Recalls
 from events.state.replica import Replica
 from events.types import LeaseGranted
 from schemas.accounts import NANOS_PER_S
+from schemas.histogram import Histogram
 from schemas.rpc import LeaseAnswer, LeaseAsk, LeaseRefusal
 from schemas.settings import MS, Timing
 
@@ -52,6 +53,9 @@ MAX_GRANTS = 1_000
 
 MOVING_NS = 300 * MS
 """Fifteen recalls: a line of which nothing came back, and nothing was taken, for so long does not move."""
+
+WAIT_BOUNDS_US = (1_000, 2_000, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 600_000, 1_200_000, 4_800_000)
+"""A grant takes one append; a recall some tens of milliseconds; patience is 600 ms, at most eight times that."""
 
 HARD_WAITS = 8
 """No ask waits longer than so many times `lease_wait_ms`, whatever moves. A node's patience is the same."""
@@ -93,6 +97,8 @@ class LedgerCore:
         """Nothing is lent: the logs are too full to admit more (rule L6)."""
         self.granted = self.refused = self.unavailable = 0
         """Answers given, for metrics."""
+        self.waits_us = Histogram(WAIT_BOUNDS_US)
+        """From an ask's arrival to its answer, of those that a request waits for."""
 
     @property
     def waiting(self) -> int:
@@ -118,7 +124,7 @@ class LedgerCore:
             return LeaseAnswer(ask.ask_id, "window_turned", at.wall_ns)
         if self.closed or len(self._waiting) + len(self._ahead) >= MAX_WAITING:
             self.unavailable += 1
-            return LeaseAnswer(ask.ask_id, "unavailable", at.wall_ns)
+            return LeaseAnswer(ask.ask_id, "unavailable", at.wall_ns, log_full=self.closed)
         self._enter(ask, needs, at)
         return None
 
@@ -142,8 +148,10 @@ class LedgerCore:
 
     def look(self, at: Instant) -> Look:
         """Called after every ask, fold, append and mark, and when `again_ns` has come."""
+        shut = (*self._waiting.values(), *self._ahead.values()) if self.closed else ()
+        answers = [self._end(waiting, "unavailable", at) for waiting in shut]
         survey = self._survey(at)
-        answers = [self._end(waiting, "window_turned", at) for waiting in survey.turned]
+        answers += [self._end(waiting, "window_turned", at) for waiting in survey.turned]
         self._note_movement(survey.lent_out, at)
         overdue, wants_mark = self._overdue(at)
         answers += overdue
@@ -222,6 +230,8 @@ class LedgerCore:
             (self._ahead if kind == "ahead" else self._waiting).pop(waiting.ask.ask_id, None)
             answer = self._granted_answer(waiting.ask, at)
             self._remember(waiting.ask, answer)
+            if kind == "ask":
+                self._note_wait(waiting, at)
             answers.append(Answer(waiting.ask.ask_id, answer))
         self.granted += len(self._granting)
         self._granting = []
@@ -274,14 +284,20 @@ class LedgerCore:
         at: Instant,
         refusal: LeaseRefusal | None = None,
     ) -> Answer:
-        answer = LeaseAnswer(waiting.ask.ask_id, outcome, at.wall_ns, refusal=refusal)
+        full = self.closed and outcome == "unavailable"
+        answer = LeaseAnswer(waiting.ask.ask_id, outcome, at.wall_ns, refusal=refusal, log_full=full)
         self._waiting.pop(waiting.ask.ask_id, None)
         self._ahead.pop(waiting.ask.ask_id, None)
         self.refused += outcome == "refused"
         self.unavailable += outcome == "unavailable"
         if outcome != "window_turned":  # that one is asked again, under the same id
             self._remember(waiting.ask, answer)
+            self._note_wait(waiting, at)
         return Answer(waiting.ask.ask_id, answer)
+
+    def _note_wait(self, waiting: Waiting, at: Instant) -> None:
+        arrived_ns = waiting.deadline_ns - self._timing.lease_wait_ms * MS
+        self.waits_us.observe((at.elapsed_ns - arrived_ns) // 1_000)
 
     def _remember(self, ask: LeaseAsk, answer: LeaseAnswer) -> None:
         self._answered[ask.ask_id] = (ask, answer)

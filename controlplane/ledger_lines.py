@@ -73,6 +73,10 @@ class Windows:
         begins_s, ends_s = self._running(window, zone, wall_ns)
         return start_s in {begins_s, ends_s}
 
+    def runs(self, window: str, start_s: int, zone: str, wall_ns: int) -> bool:
+        """Whether the window that begins at `start_s` is the running one."""
+        return start_s == (0 if window == "total" else self._running(window, zone, wall_ns)[0])
+
     def _running(self, window: str, zone: str, wall_ns: int) -> tuple[int, int]:
         wall_s = wall_ns // NANOS_PER_S
         known = self._known.get((window, zone))
@@ -105,6 +109,11 @@ class Lines:
     def lendable(self, need: Need, wall_ns: int) -> bool:
         found = self.cap(need)
         return found is not None and self._windows.lendable(need.window, need.start_s, found[1], wall_ns)
+
+    def running(self, need: Need, wall_ns: int) -> bool:
+        """Whether the line is capped, and of the window that runs now."""
+        found = self.cap(need)
+        return found is not None and self._windows.runs(need.window, need.start_s, found[1], wall_ns)
 
     def exists(self, need: Need, zone: str) -> bool:
         """Whether some window of that kind and zone begins where the line says."""

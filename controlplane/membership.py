@@ -11,7 +11,7 @@ says so itself and is fenced at once.
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 
 from controlplane.fences import Fences
@@ -78,8 +78,8 @@ class Membership:
         self._silence = Silence(clock.elapsed_ns())
         self._joins: OrderedDict[str, OrderedDict[str, asyncio.Task[JoinAnswer]]] = OrderedDict()
         self._fencing: dict[str, asyncio.Task[None]] = {}
-        self.fenced = 0
-        """Incarnations that this leader fenced, for metrics."""
+        self.fenced: Counter[str] = Counter()
+        """Incarnations that this leader fenced, by reason, for metrics."""
 
     # ------------------------------------------------------------ joining
 
@@ -152,7 +152,7 @@ class Membership:
         if slot is None:
             return
         _log.log(_LEVELS.get(reason, logging.WARNING), "fencing %s: %s", incarnation, reason)
-        self.fenced += 1
+        self.fenced[reason] += 1
         subject = node_fence(slot, incarnation)
         seq = await self._fences.write(self._nodes, subject, Fenced(incarnation, reason, self._epoch))
         await self._passage.passed(seq)

@@ -1,36 +1,59 @@
-"""Figures of the control plane for `/metrics`: read from the leader when somebody asks, but for the API's own.
+"""A control plane's `/metrics`: figures are read when somebody asks, but for the API's own, which are counted.
 
-| metric | labels |
-|---|---|
-| `ringfence_control_api_seconds` (histogram) | method, route, status |
-| `ringfence_control_lease_answers_total` | outcome |
-| `ringfence_control_*` | |
+Every family is described in docs/OPERATIONS.md, and a test holds that page against what is collected here.
 """
 
 from collections.abc import Iterable
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from controlplane.alerts.desk import AlertDesk
+from controlplane.api.auth import FailedTries
+from controlplane.audit_status import AuditEar
 from controlplane.leader import Leader
-from schemas.accounts import METERS
-from schemas.money import NANOS_PER_USD
+from controlplane.log_watch import LogWatch
+from controlplane.metrics_leader import leader_metrics
+from controlplane.metrics_ledger import cap_metrics, ledger_metrics
+from events.state.replica import Replica
+from events.subjects import CONTROL_STREAM, NODES_STREAM
+from schemas.metric_families import counter, gauge, gauges
 
 API_BUCKETS_S = (0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 """A revocation takes milliseconds, and up to a second with a dead node."""
 
-MONEY = ("usd", "refund")
+NAME = "ringfence_control"
+
+
+class Seen(Protocol):
+    """What one control plane's process shows (controlplane.operations). `leader` and `desk` None: it stands by."""
+
+    @property
+    def leader(self) -> Leader | None: ...
+    @property
+    def replica(self) -> Replica: ...
+    @property
+    def watch(self) -> LogWatch: ...
+    @property
+    def desk(self) -> AlertDesk | None: ...
+    @property
+    def ear(self) -> AuditEar: ...
+    @property
+    def tries(self) -> FailedTries: ...
+    @property
+    def clock_offset_s(self) -> float | None: ...
 
 
 class ControlMetrics:
     """One process's metrics."""
 
-    def __init__(self, leader: Leader) -> None:
+    def __init__(self, seen: Seen) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_LeaderCollector(leader))
+        self._registry.register(_ProcessCollector(seen))
         self._api = Histogram(
-            "ringfence_control_api_seconds",
+            f"{NAME}_api_seconds",
             "Answers of the HTTP API.",
             ("method", "route", "status"),
             buckets=API_BUCKETS_S,
@@ -45,45 +68,62 @@ class ControlMetrics:
         return bytes(generate_latest(self._registry))
 
 
-class _LeaderCollector(Collector):
-    def __init__(self, leader: Leader) -> None:
-        self._leader = leader
+class _ProcessCollector(Collector):
+    def __init__(self, seen: Seen) -> None:
+        self._seen = seen
 
     def collect(self) -> Iterable[Metric]:
-        leader, replica, core = self._leader, self._leader.replica, self._leader.ledger.core
-        yield _gauge("leading", "Whether this process leads and can write.", int(leader.readiness() is None))
-        yield _gauge("epoch", "Sequence of this leadership's fence.", leader.epoch)
-        yield _gauge("log_sequence", "Control log folded.", replica.control_seq)
-        yield _gauge("nodes_sequence", "Node logs folded.", replica.nodes.seq)
-        yield _gauge("live_nodes", "Incarnations that are not fenced.", len(replica.nodes.living))
-        yield _counter("fences", "Incarnations that this leader fenced.", leader.membership.fenced)
-        yield _gauge("open_barriers", "Tightening changes that some node may not have applied.", leader.barrier.open)
-        yield _gauge("lease_waiters", "Asks that wait for budget.", core.waiting)
-        answers = CounterMetricFamily(
-            "ringfence_control_lease_answers", "Answers to asks for budget.", labels=("outcome",)
+        seen, leader = self._seen, self._seen.leader
+        leading = leader is not None and leader.readiness() is None
+        yield gauge(f"{NAME}_leading", "Whether this process leads and can write.", leading)
+        yield gauge(f"{NAME}_standby", "Whether this process stands by.", leader is None)
+        yield from self._logs()
+        yield from ledger_metrics(seen.replica)
+        yield from self._audit()
+        if leader is not None:
+            yield from leader_metrics(leader)
+        if seen.desk is not None:
+            yield from cap_metrics(seen.desk.caps)
+            yield gauge(
+                f"{NAME}_alerts_held_back", "Alerts not raised because of their bounds.", seen.desk.judge.held_back
+            )
+        kinds: dict[tuple[str], int] = {}
+        for kind, _ in seen.replica.state.alerts.open:
+            kinds[kind,] = kinds.get((kind,), 0) + 1
+        yield gauges(f"{NAME}_alerts_open", "Open alerts.", ("kind",), kinds.items())
+        yield counter(f"{NAME}_login_failures", "Failed operator logins.", seen.tries.total)
+        yield counter(
+            f"{NAME}_login_limited", "Failed operator logins that were answered with 429.", seen.tries.limited
         )
-        for outcome, count in (("granted", core.granted), ("refused", core.refused), ("unavailable", core.unavailable)):
-            answers.add_metric((outcome,), count)
-        yield answers
-        yield _gauge("open_requests", "Admitted and not ended.", len(replica.budget.open))
-        yield _gauge("unknown_outcomes", "Held at their bound until reconciled.", replica.budget.unknown_outcomes())
-        yield _counter("overruns", "Requests that cost more than their bound.", replica.budget.overruns.requests)
-        yield self._overrun_usd()
-        yield _counter("feed_lost", "Messages of the feed that could not leave.", leader.feed.lost)
-        yield _counter("checkpoints_failed", "Checkpoints that could not be written.", leader.recorder.failed)
+        if seen.clock_offset_s is not None:
+            text = "This machine's wall clock less the NATS server's."
+            yield gauge(f"{NAME}_clock_offset_seconds", text, seen.clock_offset_s)
 
-    def _overrun_usd(self) -> Metric:
-        amounts = self._leader.replica.budget.overruns.amounts
-        family = CounterMetricFamily("ringfence_control_overrun_usd", "Dollars above bounds.", labels=("meter",))
-        for meter, amount in zip(METERS, amounts, strict=True):
-            if meter in MONEY:
-                family.add_metric((meter,), amount / NANOS_PER_USD)
-        return family
+    def _logs(self) -> Iterable[Metric]:
+        replica, watch = self._seen.replica, self._seen.watch
+        folded = {CONTROL_STREAM: replica.control_seq, NODES_STREAM: replica.nodes.seq}
+        streams = [(stream,) for stream in folded]
+        yield gauges(
+            f"{NAME}_log_sequence", "Sequence through which a log is folded.", ("stream",),
+            [((stream,), seq) for stream, seq in folded.items()],
+        )  # fmt: skip
+        lags = [((name,), max(0, state.last_sequence - folded.get(name, 0))) for name, state in watch.states.items()]
+        yield gauges(
+            f"{NAME}_log_lag_messages",
+            "Messages that were stored at the last look and are not folded.",
+            ("stream",),
+            lags,
+        )
+        full = [((name,), share) for name, share in watch.shares.items()]
+        yield gauges(f"{NAME}_stream_full_ratio", "How full a stream is.", ("stream",), full)
+        sizes = [((name,), state.size_bytes) for name, state in watch.states.items()]
+        yield gauges(f"{NAME}_stream_bytes", "Size of a stream.", ("stream",), sizes)
+        silent = [(labels, watch.silent_s(labels[0])) for labels in streams]
+        yield gauges(f"{NAME}_stream_silent_seconds", "How long a stream has not answered.", ("stream",), silent)
+        yield gauge(f"{NAME}_admission_stopped", "Whether the logs are too full to admit anything.", watch.full)
 
-
-def _gauge(name: str, text: str, value: int) -> Metric:
-    return GaugeMetricFamily(f"ringfence_control_{name}", text, value=value)
-
-
-def _counter(name: str, text: str, value: int) -> Metric:
-    return CounterMetricFamily(f"ringfence_control_{name}", text, value=value)
+    def _audit(self) -> Iterable[Metric]:
+        ear = self._seen.ear
+        lags = [((log,), progress.lag_s) for log, progress in ear.logs.items()]
+        yield gauges(f"{NAME}_audit_lag_seconds", "Age of the oldest event that the audit lacks.", ("log",), lags)
+        yield gauge(f"{NAME}_audit_silent_seconds", "How long the audit writer has not been heard.", ear.silent_s())

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Knows the newest message of each log that the replica has folded. `*_at`: where the takeover ended."""
+    """Knows the newest message of each log that the replica has folded. `*_at`: where it begins."""
 
     def __init__(
         self, replica: Replica, store: CheckpointStore, clock: Clock, control_at: Position, nodes_at: Position
@@ -32,12 +32,16 @@ class Recorder:
         self._store = store
         self._control: Stored | Position = control_at
         self._nodes: Stored | Position = nodes_at
-        self._saved = 0
+        self._saved = self._folded()
         self._took_s = 0.0
         begin = {CONTROL_STREAM: control_at.sequence, NODES_STREAM: nodes_at.sequence}
         self._kept: deque[dict[str, int]] = deque([begin], maxlen=2)
         """What the checkpoints in the store have folded; the first is the oldest that a start may need."""
         self._saving = asyncio.Lock()
+        self.saved_ns: int | None = None
+        """When the newest checkpoint of this process was written, on the elapsed clock."""
+        self.failing = False
+        """Whether the last try failed."""
         self.failed = 0
         """Checkpoints that could not be written, for metrics; the one before stays."""
 
@@ -49,11 +53,15 @@ class Recorder:
 
     async def run(self) -> None:
         """Runs for ever."""
-        self._saved = self._folded()
         while True:
             await asyncio.sleep(max(EVERY_S, COST_SHARE * self._took_s))
             if self._folded() - self._saved >= AT_LEAST_MESSAGES:
                 await self.save()
+
+    @property
+    def newest_node_message(self) -> Stored | None:
+        """The newest message of the node logs that was folded here; None before the first."""
+        return self._nodes if isinstance(self._nodes, Stored) else None
 
     def saved_through(self, stream: str) -> int:
         """What the oldest checkpoint that is kept has folded of a stream; 0 if there was none at the start."""
@@ -73,8 +81,10 @@ class Recorder:
             size = await self._store.write(make)
         except OSError as error:
             self.failed += 1
+            self.failing = True
             _log.error("no checkpoint could be written: %s", error)
             return
+        self.failing, self.saved_ns = False, self._clock.elapsed_ns()
         self._saved = folded
         self._kept.append(through)
         self._took_s = (self._clock.elapsed_ns() - began_ns) / 1e9

@@ -4,6 +4,7 @@ An unanswered question is the ordinary case of a failover, so it is a value of t
 defect: every question may be asked again, because every answer is the same for a repeat (schemas.rpc).
 """
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -50,6 +51,8 @@ class ControlPlane:
     def __init__(self, bus: Bus, slot: str) -> None:
         self._bus = bus
         self._slot = slot
+        self.failures: Counter[str] = Counter()
+        """Questions without an answer, by method, for metrics."""
         self._encoder = msgspec.json.Encoder()
         self._errors = msgspec.json.Decoder(RpcError)
         self._join = msgspec.json.Decoder(JoinAnswer)
@@ -95,11 +98,14 @@ class ControlPlane:
         try:
             payload = await self._bus.request(subjects.rpc(self._slot, method), self._encoder.encode(ask), timeout_s)
         except BusUnavailable as error:
+            self.failures[method] += 1
             raise Unanswered(f"{method}: {error}", early=True) from None
         except BusError as error:
+            self.failures[method] += 1
             raise Unanswered(f"{method}: {error}", early=False) from None
         try:
             if payload.startswith(_ERROR_PREFIX):
+                self.failures[method] += 1
                 refusal = self._errors.decode(payload)
                 raise Unanswered(f"{method}: {refusal.code}: {refusal.message}", early=True)
             return decode(payload)

@@ -10,7 +10,7 @@ All of it happens in the step in which the change is applied, and only then is `
 the log knows that this node sends nothing more that the change forbids.
 """
 
-from dataplane.admit import AGAIN
+from dataplane.admit import AGAIN, CAPS_CHANGED
 from dataplane.core.access import still_allowed
 from dataplane.core.snapshot import Changes
 from dataplane.ends import Ends
@@ -58,7 +58,7 @@ class Enforcer:
         elif admission.unsent:
             lowered = changes is None or not changes.tightened.isdisjoint(caller.accounts)
             if lowered or caller.accounts != admission.caller.accounts:
-                self._ends.withdraw(admission, AGAIN, "caps_changed")
+                self._ends.withdraw(admission, CAPS_CHANGED, "caps_changed")
 
     def _stop(self, admission: Admission, refusal: Refusal) -> None:
         if admission.unsent:
@@ -69,7 +69,7 @@ class Enforcer:
     def joined(self, incarnation: Incarnation, answer: JoinAnswer) -> None:
         """A new incarnation: its log gets what the last one's could not take, and where the policy stands."""
         node = self._node
-        node.feed.heard(answer.epoch, answer.now_ns)
+        node.feed.heard(answer.epoch, answer.now_ns, log_full=answer.log_full)
         node.journal.attach(incarnation.log)
         node.rates.joined()
         if node.feed.loaded:

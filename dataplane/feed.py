@@ -75,6 +75,8 @@ class Feed:
         self.snapshot = Snapshot()
         self.loaded = False
         self.unreadable = 0
+        self.log_full = False
+        """The leader's newest word: the logs are too full to admit anything (rule L6)."""
         self._silent = False
 
     @property
@@ -91,9 +93,10 @@ class Feed:
         """How long nothing has been heard."""
         return NEVER_NS if self._heard_ns is None else self._clock.elapsed_ns() - self._heard_ns
 
-    def heard(self, epoch: int, now_ns: int) -> None:
+    def heard(self, epoch: int, now_ns: int, *, log_full: bool) -> None:
         """The leader of `epoch` spoke, and its clock showed `now_ns`. A deposed leader's word proves nothing."""
         if epoch >= self._epoch:
+            self.log_full = log_full
             self._epoch = epoch
             self._heard_ns = self._clock.elapsed_ns()
             self._time.observe(now_ns, self._heard_ns)
@@ -142,7 +145,7 @@ class Feed:
 
     def take(self, delta: FeedDelta) -> None:
         """Apply a delta, or keep it until what is missing before it has come."""
-        self.heard(delta.epoch, delta.now_ns)
+        self.heard(delta.epoch, delta.now_ns, log_full=delta.log_full)
         if self.loaded and not delta.resnapshot and self.snapshot.covers(delta):
             self._apply(delta)
             if self._kept:
@@ -178,7 +181,7 @@ class Feed:
             return False
         self._silent = False
         if delta.resnapshot:
-            self.heard(delta.epoch, delta.now_ns)
+            self.heard(delta.epoch, delta.now_ns, log_full=delta.log_full)
             return await self._load()
         self.take(delta)
         self._kept = [kept for kept in self._kept if kept.to_seq > self.snapshot.position]

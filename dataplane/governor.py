@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from dataplane.adapters.port import Outcome
-from dataplane.admit import AGAIN, STALE, Admitter
+from dataplane.admit import AGAIN, STALE, Admitter, again
 from dataplane.control import ControlPlane, Unanswered
 from dataplane.core import access
 from dataplane.core.access import Caller, Unregistered
@@ -48,7 +48,7 @@ from schemas.refusals import Refusal, refuse
 from schemas.rpc import Grants, ObjectAnswer, ObjectAsk, Push, RegisterAsk, UsageAnswer
 from schemas.settings import Timing
 
-__all__ = ["AGAIN", "STALE", "Admission", "Governor", "Wanted"]
+__all__ = ["AGAIN", "STALE", "Admission", "Governor", "Wanted", "again"]
 
 ASK_TIMEOUT_S = 0.3
 ASK_TRIES = 3
@@ -274,8 +274,8 @@ class Governor:
     def check_dispatch(self, admission: Admission) -> Refusal | None:
         """Rule A3. None: the first byte goes out in this very step, and the request counts as sent.
 
-        STALE: call `revalidate`, then check again. AGAIN: it was released, admit it again. Anything else: it was
-        released, refuse. For a request that was sent before (a second connection) nothing is released.
+        STALE: call `revalidate`, then check again. `again` of it: it was released, admit it again. Anything else: it
+        was released, refuse. For a request that was sent before (a second connection) nothing is released.
         """
         incarnation = admission.incarnation
         if admission.state is State.ENDED or incarnation.over:
@@ -330,10 +330,14 @@ class Governor:
         self._ends.release(admission, reason)
 
     def refused(self, event: RequestRefused) -> None:
-        """Record a refusal; repeats are counted into one event a second."""
-        incarnation = self._node.incarnation
-        slow = incarnation is None or incarnation.log.stalled_ns() > NANOS_PER_S
-        self._node.refusals.note(event, self._node.clock.elapsed_ns(), slow=slow)
+        """Record a refusal; repeats are counted into one event a second.
+
+        Of a request whose intent is in the log it stays an event of its own, so that all of it is told under one id.
+        """
+        if self._ends.was_released(event.request_id):
+            self._node.refusals.tell(event)
+        else:
+            self._node.refusals.note(event, self._node.clock.elapsed_ns(), slow=self._node.spares_log())
 
     def now_ns(self) -> int:
         """The control plane's time; this machine's before the control plane was heard."""
@@ -366,7 +370,7 @@ class Governor:
                 continue
             now_ns = node.clock.elapsed_ns()
             node.journal.retry()
-            node.refusals.flush(now_ns, slow=incarnation.log.stalled_ns() > NANOS_PER_S)
+            node.refusals.flush(now_ns, slow=node.spares_log())
             if now_ns >= self._forget_at_ns:
                 self._forget_at_ns = now_ns + FORGET_EVERY_NS
                 incarnation.desk.forget(self._line_gone)

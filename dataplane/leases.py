@@ -43,6 +43,9 @@ MAX_LOWERED = 10_000
 """Accounts remembered as lowered; above it every older ask counts as sent before its barrier."""
 
 _BUSY = refuse("budget_unavailable", "too many requests are waiting for budget; nothing was sent")
+LOG_FULL = refuse(
+    "log_unavailable", "the event log is nearly full; nothing is admitted before it has room", retry_after_s=5
+)
 _LATE = refuse("budget_unavailable", "the budget could not be reserved in time; nothing was sent")
 
 
@@ -249,7 +252,7 @@ class LeaseDesk:
             case "granted":
                 return Obtained.TURNED if self._lowered_since(needs, number) else None
             case _:
-                return _LATE
+                return LOG_FULL if answer.log_full else _LATE
 
     def _take_answer(self, answer: LeaseAnswer, number: int) -> None:
         self._observe(answer.now_ns)

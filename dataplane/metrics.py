@@ -1,18 +1,11 @@
 """Figures of one node for `/metrics`: plain integers where they arise, the text format when somebody asks.
 
-| metric | labels |
-|---|---|
-| `ringfence_requests_total` | upstream, outcome (`relayed`, `refused`, `failed`) |
-| `ringfence_refusals_total` | code |
-| `ringfence_overhead_seconds` (histogram) | |
-| `ringfence_in_flight` | |
-| `ringfence_shed_total`, `ringfence_door_queue`, `ringfence_door_limit` | |
-| `ringfence_node_*` | |
+Every family is described in docs/OPERATIONS.md, and a test holds that page against what is collected here.
 """
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -20,13 +13,12 @@ from prometheus_client.registry import Collector
 
 from dataplane.core.shed import Shedder
 from dataplane.governor import Governor
+from dataplane.metrics_node import node_metrics
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 BUCKETS_US = (100, 200, 300, 500, 800, 1_200, 2_000, 5_000, 10_000, 50_000, 200_000, 1_000_000)
 """Bounds of the overhead histogram, in microseconds: about a millisecond is aimed at."""
-
-NANOS = 1e9
 
 
 class Metrics:
@@ -38,6 +30,8 @@ class Metrics:
         self.defects = 0
         self.shed = 0
         self.shedder = Shedder()
+        self.sources: list[Callable[[], Iterable[Metric]]] = []
+        """What else to collect, from parts that the governor does not know."""
         self._buckets = [0] * (len(BUCKETS_US) + 1)
         self._overhead_us = 0
 
@@ -81,19 +75,9 @@ class _NodeCollector(Collector):
         yield GaugeMetricFamily("ringfence_door_limit", "How many may be in that queue.", shedder.limit)
         yield CounterMetricFamily("ringfence_defects", "Exceptions that should not happen.", value=metrics.defects)
         yield GaugeMetricFamily("ringfence_in_flight", "Admitted requests that have not ended.", len(node.inflight))
-        yield CounterMetricFamily("ringfence_node_joins", "Incarnations of this process.", value=node.membership.joins)
-        yield GaugeMetricFamily("ringfence_node_ready", "Whether requests are admitted.", int(self._governor.ready))
-        yield GaugeMetricFamily("ringfence_node_keys", "Vault keys known.", len(node.snapshot.keys))
-        yield GaugeMetricFamily("ringfence_node_policy_seq", "Control log covered.", node.snapshot.position)
-        yield GaugeMetricFamily("ringfence_node_feed_age_seconds", "Silence of the feed.", node.feed.age_ns() / NANOS)
-        incarnation = node.incarnation
-        if incarnation is not None:
-            log, desk = incarnation.log, incarnation.desk
-            age_s = min(log.proof_age_ns() / NANOS, 1e6)
-            yield GaugeMetricFamily("ringfence_node_proof_age_seconds", "Age of the newest proof.", age_s)
-            yield GaugeMetricFamily("ringfence_node_log_queue", "Events waiting for the log.", log.queued_events)
-            yield GaugeMetricFamily("ringfence_node_lease_waiters", "Requests waiting for leases.", desk.waiting)
-            yield GaugeMetricFamily("ringfence_node_leases", "Lines with leases.", len(desk.book.leases))
+        yield from node_metrics(node)
+        for source in metrics.sources:
+            yield from source()
 
 
 def exposition(metrics: Metrics, governor: Governor) -> bytes:

@@ -10,11 +10,13 @@ from dataplane.core.snapshot import Snapshot
 from dataplane.feed import Feed
 from dataplane.inflight import Incarnation, InFlight
 from dataplane.journal import Journal
+from dataplane.leases import LOG_FULL
 from dataplane.membership import Membership
 from dataplane.rates import Rates
 from dataplane.refused import Refusals
 from dataplane.tasks import Tasks
 from events.clock import Clock
+from schemas.accounts import NANOS_PER_S
 from schemas.refusals import Refusal, refuse
 from schemas.settings import MS, Timing
 
@@ -84,6 +86,9 @@ class Node:
         self.shut = None
         if self.feed.age_ns() > self._feed_max_age_ns:
             self.shut = _NO_POLICY
+        elif self.feed.log_full or (incarnation is not None and incarnation.log.trouble == "stream_full"):
+            # The leader says so while there is room for ends; its absence shows in our own appends at last.
+            self.shut = LOG_FULL
         elif incarnation is not None and self._log_is_slow(incarnation):
             self.shut = _NO_LOG
 
@@ -94,7 +99,11 @@ class Node:
             incarnation is None or not self.feed.loaded or self.snapshot.position < incarnation.joined_seq
         )
 
+    def spares_log(self) -> bool:
+        """Whether refusals are only counted now: the log is slow, or its last room is for ends of requests (L6)."""
+        incarnation = self.membership.current
+        return incarnation is None or self.shut is LOG_FULL or incarnation.log.stalled_ns() > NANOS_PER_S
+
     def _log_is_slow(self, incarnation: Incarnation) -> bool:
-        """Whether an intent queued now would most likely not be acknowledged in time (or the log is full, L6)."""
-        log = incarnation.log
-        return log.trouble == "stream_full" or log.stalled_ns() > self._admit_timeout_ns
+        """Whether an intent queued now would most likely not be acknowledged in time."""
+        return incarnation.log.stalled_ns() > self._admit_timeout_ns

@@ -3,7 +3,7 @@
 | path | answers |
 |---|---|
 | `GET /healthz` | 200 as long as the process serves |
-| `GET /readyz` | 200 if requests are admitted, else 503 |
+| `GET /readyz` | 200 if requests are admitted, else 503 with the reasons; `?view=text` for people |
 | `GET /metrics` | Prometheus text |
 | `GET /v1/usage` | with a vault key: that key's own period totals, caps and limits |
 """
@@ -22,8 +22,10 @@ from dataplane.core.route import OwnRoute
 from dataplane.exchange import Exchange
 from dataplane.governor import Governor
 from dataplane.metrics import CONTENT_TYPE, Metrics, exposition
+from dataplane.ready import reasons_of
 from schemas.money import format_usd
 from schemas.policy import KeyPolicy
+from schemas.readiness import as_text, render_reasons
 from schemas.refusals import Refusal, refuse
 from schemas.rpc import CapUsage, UsageAnswer
 
@@ -46,13 +48,20 @@ class OwnEndpoints:
             case "/healthz":
                 return _json(exchange, 200, {"status": "ok", "node": self._slot})
             case "/readyz":
-                ready = self._governor.ready
-                return _json(exchange, 200 if ready else 503, {"ready": ready, "node": self._slot})
+                return self._readyz(exchange, route)
             case "/metrics":
                 return _send(exchange, 200, CONTENT_TYPE.encode("ascii"), exposition(self._metrics, self._governor))
             case "/v1/usage":
                 return await self._usage(exchange, route)
         return refuse("unknown_upstream", "the gateway has no such endpoint, and no upstream of that name")
+
+    def _readyz(self, exchange: Exchange, route: OwnRoute) -> Answer:
+        node = self._governor.node
+        answer = render_reasons(reasons_of(node, connected=node.control.connected))
+        status = 200 if answer.ready else 503
+        if route.query == "view=text":
+            return _send(exchange, status, b"text/plain; charset=utf-8", as_text(answer))
+        return _json(exchange, status, {"ready": answer.ready, "node": self._slot, "reasons": answer.reasons})
 
     async def _usage(self, exchange: Exchange, route: OwnRoute) -> Answer | Refusal:
         request = exchange.request

@@ -9,6 +9,7 @@ not happen ends at the edge, here: counted, logged without anything that was sen
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from aiohttp.web import BaseRequest, StreamResponse
@@ -30,6 +31,7 @@ from dataplane.governor import Admission, Governor, Wanted
 from dataplane.inflight import State
 from dataplane.intake import Bodies, check_message
 from dataplane.metrics import Metrics
+from dataplane.metrics_node import edge_metrics
 from dataplane.own import OwnEndpoints
 from dataplane.relay import Relay
 from dataplane.upstreams import Destination, Destinations
@@ -76,6 +78,7 @@ class Proxy:
         self._dispatcher = Dispatcher(governor, clock)
         self._relay = Relay(governor, clock)
         self.door = Door(governor, destinations, clock, metrics, draw)
+        metrics.sources.append(partial(edge_metrics, self._bodies, destinations))
 
     async def handle(self, request: BaseRequest) -> StreamResponse:
         """The server's handler. Raises CancelledError alone."""

@@ -191,6 +191,43 @@ class OperatorTokenRevoked(Fact, frozen=True, tag="OperatorTokenRevoked/1"):
     by: By
 
 
+class OperatorTokenRotated(Fact, frozen=True, tag="OperatorTokenRotated/1"):
+    """The operator's token is another one now; the one before works until `old_ends_at_ns`."""
+
+    id: str
+    token_sha256: str
+    by: By
+    at_ns: int
+    old_ends_at_ns: int
+    expires_at_ns: int = 0
+
+
+class AlertRaised(Fact, frozen=True, tag="AlertRaised/1"):
+    """Something that an operator should look at, once until it is cleared. `seen`: for what is counted, how many of
+    them this alert covers, so that the next leader neither forgets nor repeats any.
+    """
+
+    id: str
+    kind: str
+    subject: str
+    severity: Literal["warning", "critical"]
+    message: str
+    at_ns: int
+    details: dict[str, str] = {}
+    seen: int = 0
+
+
+class AlertCleared(Fact, frozen=True, tag="AlertCleared/1"):
+    """What the alert was raised for has been over for a while."""
+
+    id: str
+    kind: str
+    subject: str
+    message: str
+    at_ns: int
+    seen: int = 0
+
+
 ControlEvent = (
     LeaderStarted
     | Marked
@@ -212,4 +249,7 @@ ControlEvent = (
     | RequestReconciled
     | OperatorTokenIssued
     | OperatorTokenRevoked
+    | OperatorTokenRotated
+    | AlertRaised
+    | AlertCleared
 )

@@ -10,6 +10,9 @@
 | `rf.rpc.<slot>.<method>` | a node asks the control plane | none |
 | `rf.feed` | the control plane tells all nodes | none |
 | `rf.push.<slot>` | the control plane tells one node | none |
+| `rf.audit.status` | the audit writer tells control planes how far it is | none |
+| `rf.control.leader` | a standby asks who leads | none |
+| `rf.control.echo.<name>` | a standby asks itself whether it can hear | none |
 
 A fence subject lives in the same stream as the log that it guards, because the server can only compare
 an expectation with a subject of the stream that it writes (rule L2, docs/PROTOCOL.md).
@@ -31,6 +34,8 @@ NODE_MARK = "rf.node.mark"
 NODES_SUBJECTS = (NODE_LOGS, NODE_FENCES, NODE_MARK)
 
 FEED = "rf.feed"
+LEADER = "rf.control.leader"
+AUDIT_STATUS = "rf.audit.status"
 ALL_PUSHES = "rf.push.*"
 ALL_RPCS = "rf.rpc.*.*"
 
@@ -85,6 +90,10 @@ def slot_rpcs(slot: str) -> str:
 
 def push(slot: str) -> str:
     return f"rf.push.{check_token(slot)}"
+
+
+def echo(name: str) -> str:
+    return f"rf.control.echo.{check_token(name)}"
 
 
 def inbox_prefix(slot: str) -> str:

@@ -12,6 +12,8 @@ from events.control_facts import (
     AgentResumed,
     AgentSuspended,
     AgentUpdated,
+    AlertCleared,
+    AlertRaised,
     BudgetSet,
     ControlEvent,
     KeyChanged,
@@ -27,6 +29,7 @@ from events.control_facts import (
     NodeJoined,
     OperatorTokenIssued,
     OperatorTokenRevoked,
+    OperatorTokenRotated,
     RequestReconciled,
 )
 from events.facts import SYSTEM, By, Fact
@@ -57,6 +60,8 @@ __all__ = [
     "AgentResumed",
     "AgentSuspended",
     "AgentUpdated",
+    "AlertCleared",
+    "AlertRaised",
     "Applied",
     "BudgetSet",
     "By",
@@ -85,6 +90,7 @@ __all__ = [
     "ObjectExposure",
     "OperatorTokenIssued",
     "OperatorTokenRevoked",
+    "OperatorTokenRotated",
     "RequestAdmitted",
     "RequestReconciled",
     "RequestRefused",

@@ -150,6 +150,8 @@ class BudgetView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OperatorView(msgspec.Struct, frozen=True, kw_only=True):
+    """`old_token_ends_at`: the last one of its earlier tokens works until then; null: none does."""
+
     id: str
     name: str
     role: Literal["admin", "issuer", "auditor", "viewer"]
@@ -157,6 +159,8 @@ class OperatorView(msgspec.Struct, frozen=True, kw_only=True):
     issued_at: str
     expires_at: str | None
     issued_by: str
+    rotated_at: str | None = None
+    old_token_ends_at: str | None = None
 
 
 class OperatorIssuedAnswer(OperatorView, frozen=True, kw_only=True):
@@ -190,7 +194,39 @@ class ReconciledAnswer(msgspec.Struct, frozen=True):
 
 
 class HealthAnswer(msgspec.Struct, frozen=True):
-    """`reason` says why a control plane is not ready."""
+    """The process answers; nothing else is claimed."""
 
-    status: Literal["ok", "not_ready"]
-    reason: str | None = None
+    status: Literal["ok"]
+
+
+class ReasonView(msgspec.Struct, frozen=True):
+    """What is wrong and what to do. `warning`: it does not make the process unready by itself."""
+
+    code: str
+    message: str
+    remedy: str
+    warning: bool = False
+
+
+class ReadyAnswer(msgspec.Struct, frozen=True):
+    """`role`: a control plane's (`leader`, `standby`)."""
+
+    ready: bool
+    reasons: list[ReasonView]
+    role: str | None = None
+
+
+class AlertView(msgspec.Struct, frozen=True, kw_only=True):
+    """`subject`: what it is about (a slot, a stream, `kind:id:meter:window` of a cap, ...); empty: the gateway."""
+
+    id: str
+    kind: str
+    subject: str
+    severity: Literal["warning", "critical"]
+    state: Literal["open", "cleared"]
+    message: str
+    remedy: str
+    details: dict[str, str]
+    raised_at: str
+    cleared_at: str | None
+    cleared_message: str | None

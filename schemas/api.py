@@ -200,6 +200,16 @@ class OperatorIssue(Body, frozen=True):
     reason: Reason | None = None
 
 
+class OperatorRotate(Body, frozen=True):
+    """Another token for the same operator. The one before goes on for `overlap` (24h), but not beyond its own expiry.
+    Without `expires_in` the new one lasts as long as the old one was to last.
+    """
+
+    overlap: Span | None = None
+    expires_in: Span | None = None
+    reason: Reason | None = None
+
+
 class Reconcile(Body, frozen=True):
     """What a request of unknown outcome did cost, by the vendor's own books."""
 

@@ -15,6 +15,7 @@ OPERATOR_TOKEN_PREFIX = "rfo_"  # noqa: S105 - a prefix, not a secret
 OPERATOR_PREFIX = "op_"
 REQUEST_PREFIX = "req_"
 INCARNATION_PREFIX = "inc_"
+ALERT_PREFIX = "al_"
 
 ID_BYTES = 16
 """Entropy of an id: 128 bits, so ids drawn by different nodes never collide."""
@@ -54,6 +55,10 @@ def operator_token(entropy: bytes) -> str:
 
 def operator_id(entropy: bytes) -> str:
     return OPERATOR_PREFIX + base62(entropy)
+
+
+def alert_id(entropy: bytes) -> str:
+    return ALERT_PREFIX + base62(entropy)
 
 
 def request_id(entropy: bytes) -> str:

@@ -106,7 +106,9 @@ class FeedDelta(msgspec.Struct, frozen=True, omit_defaults=True):
 
     A node at position p applies it when from_seq <= p, moving to max(p, to_seq); from_seq > p is a gap, and it
     asks for `catchup`. `now_ns` is the control plane's wall clock when it was sent; an empty delta is the
-    feed's heartbeat. `settle_s`-like figures are not here: amounts travel in lease messages.
+    feed's heartbeat. `settle_s`-like figures are not here: amounts travel in lease messages. `leaving`: the leader of
+    this epoch says goodbye, so that a standby need not wait for its silence. `log_full`: the logs are so full that
+    nothing may be admitted (rule L6).
     """
 
     epoch: int
@@ -115,3 +117,5 @@ class FeedDelta(msgspec.Struct, frozen=True, omit_defaults=True):
     now_ns: int
     records: tuple[Record, ...] = ()
     resnapshot: bool = False
+    leaving: bool = False
+    log_full: bool = False

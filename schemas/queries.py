@@ -95,6 +95,19 @@ class ReportQuery(Paged, frozen=True):
     format: Format = "json"
 
 
+class AlertsQuery(Paged, frozen=True):
+    """Of alerts raised from `from` (inclusive) to `to` (exclusive)."""
+
+    state: Literal["open", "cleared"] | UnsetType = UNSET
+    kind: Text = ""
+    from_: Instant = msgspec.field(name="from", default="")
+    to: Instant = ""
+
+
+class ReadyQuery(Body, frozen=True):
+    view: Literal["json", "text"] = "json"
+
+
 class ChangesQuery(Paged, frozen=True):
     agent: Text = ""
     key: Text = ""

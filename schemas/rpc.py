@@ -25,6 +25,7 @@ class JoinAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """`fence_seq`: the sequence at which the incarnation's fence subject was opened; appends assert it.
 
     `joined_seq`: the control log's sequence of its NodeJoined; the node serves once its feed covers it (F5).
+    `log_full`: as FeedDelta's.
     """
 
     incarnation: str
@@ -34,6 +35,7 @@ class JoinAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     joined_seq: int
     epoch: int
     now_ns: int
+    log_full: bool = False
 
 
 class SnapshotAsk(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -94,7 +96,8 @@ class LeaseAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     outcome: `granted`; `refused` (402, with `refusal`); `unavailable` (503: it fits but could not be got back
     in time); `window_turned` (a line's window is over or not begun by the ledger's clock, or the account's caps
     changed: recompute the lines with `now_ns` and ask again); `fenced` (this incarnation is over: re-join).
-    `tight` lines: for a second, whatever requests leave over goes back at once (rule G5).
+    `tight` lines: for a second, whatever requests leave over goes back at once (rule G5). `log_full`: `unavailable`
+    because the logs are too full to admit anything (rule L6).
     """
 
     ask_id: str
@@ -103,6 +106,7 @@ class LeaseAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     granted: dict[str, int] = {}
     tight: tuple[str, ...] = ()
     refusal: LeaseRefusal | None = None
+    log_full: bool = False
 
 
 class ObjectAsk(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -2,10 +2,13 @@
 
 A token is 256 random bits and is looked up by its SHA-256, so no comparison leaks by its time what a guess got
 right, and guessing is hopeless at any rate. The limit on failures keeps a broken script from filling the log;
-a live token passes whatever failed before it from the same address, for on one machine all share one address.
+a live token passes whatever failed before it from the same address: on one machine all share one address, and behind
+a proxy all have the proxy's. (Nothing here trusts X-Forwarded-For: anybody can write it.)
 """
 
+import ipaddress
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from controlplane.commands.base import CommandRefusal
@@ -30,12 +33,19 @@ def authenticate(header: str | None, state: ControlState, now_ns: int) -> Operat
         return refuse("unauthorized", "this is a vault key, which is for the data plane; use an operator token")
     if not token.startswith(OPERATOR_TOKEN_PREFIX) or len(token) > MAX_TOKEN_CHARS:
         return refuse("unauthorized", "this is no operator token")
-    operator = state.operators.get(state.operator_tokens.get(token_sha256(token), ""))
+    digest = token_sha256(token)
+    operator = state.operators.get(state.operator_tokens.get(digest, ""))
     if operator is None:
         return refuse("unauthorized", "this operator token is not known")
-    if not operator.live(now_ns):
-        return refuse("unauthorized", f"this operator token {'is revoked' if operator.revoked else 'has expired'}")
+    if not operator.admits(digest, now_ns):
+        return refuse("unauthorized", f"this operator token {_why_dead(operator, digest)}")
     return operator
+
+
+def _why_dead(operator: Operator, digest: str) -> str:
+    if operator.revoked:
+        return "is revoked"
+    return "has expired" if digest == operator.token_sha256 else "was rotated, and its overlap is over"
 
 
 @dataclass(slots=True)
@@ -55,9 +65,22 @@ class FailedTries:
 
     def __init__(self) -> None:
         self._tries: OrderedDict[str, _Tries] = OrderedDict()
+        self.total = 0
+        self.limited = 0
+        """Failures, and those answered with 429, for metrics."""
+
+    def over(self, now_ns: int) -> Mapping[str, int]:
+        """Addresses above their allowance now, and how often each has failed in its window."""
+        return {
+            address: tries.failed
+            for address, tries in self._tries.items()
+            if tries.failed > self.ALLOWED and now_ns - tries.since_ns < self.WINDOW_NS
+        }
 
     def failed(self, address: str, now_ns: int) -> int:
         """Note a failure. Returns 0, or after how many seconds the next one is answered normally again."""
+        address = network_of(address)
+        self.total += 1
         tries = self._tries.get(address)
         if tries is None or now_ns - tries.since_ns >= self.WINDOW_NS:
             tries = self._tries[address] = _Tries(0, now_ns)
@@ -67,4 +90,18 @@ class FailedTries:
         tries.failed += 1
         if tries.failed <= self.ALLOWED:
             return 0
+        self.limited += 1
         return max(1, -(-(tries.since_ns + self.WINDOW_NS - now_ns) // 1_000_000_000))
+
+
+def network_of(address: str) -> str:
+    """What counts as one client: an IPv4 address, or an IPv6 network of 64 bits, of which one host may use any."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((int(parsed), 64), strict=False))

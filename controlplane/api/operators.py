@@ -9,13 +9,20 @@ from controlplane.commands import operators
 from controlplane.commands.base import CommandRefusal
 from events.state.operators import Operator
 from schemas.answers import ListAnswer, OperatorIssuedAnswer, OperatorView
-from schemas.api import OperatorIssue
+from schemas.api import OperatorIssue, OperatorRotate
 from schemas.queries import Paged, ReasonQuery
 
 
 async def issue(service: Service, call: Call) -> Answer | CommandRefusal:
     body: OperatorIssue = call.body
     issued = await service.execute(call, operators.issue(body))
+    view = service.views().operator(service.leader.state.operators[issued.id])
+    return Answer(OperatorIssuedAnswer(**asdict(view), token=issued.token), 201)
+
+
+async def rotate(service: Service, call: Call) -> Answer | CommandRefusal:
+    body: OperatorRotate = call.body
+    issued = await service.execute(call, operators.rotate(call.params["id"], body))
     view = service.views().operator(service.leader.state.operators[issued.id])
     return Answer(OperatorIssuedAnswer(**asdict(view), token=issued.token), 201)
 
@@ -47,6 +54,10 @@ ROUTES = (
     Route(
         "GET", "/v1/operators", list_operators, AUDITORS, "List operator tokens",
         query=Paged, answer=ListAnswer[OperatorView],
+    ),
+    Route(
+        "POST", "/v1/operators/{id}/rotate", rotate, ADMIN, "Another token for an operator; the old one overlaps",
+        body=OperatorRotate, body_optional=True, answer=OperatorIssuedAnswer, status=201,
     ),
     Route(
         "DELETE", "/v1/operators/{id}", revoke, ADMIN, "Revoke an operator token", query=ReasonQuery, status=204

@@ -1,6 +1,6 @@
 """All endpoints: the one table behind the server, /openapi.json and the roles in docs/API.md."""
 
-from controlplane.api import agents, audit, budgets, keys, nodes, operators
+from controlplane.api import agents, alerts, audit, budgets, keys, nodes, operators
 from controlplane.api.answers import Answer
 from controlplane.api.call import PUBLIC, Call, Route, Service
 from controlplane.commands.base import CommandRefusal
@@ -16,6 +16,7 @@ ROUTES: tuple[Route, ...] = (
     *budgets.ROUTES,
     *audit.ROUTES,
     *nodes.ROUTES,
+    *alerts.ROUTES,
     *operators.ROUTES,
     Route("GET", "/openapi.json", describe, PUBLIC, "This API's description, OpenAPI 3.1"),
 )

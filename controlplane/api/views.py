@@ -102,7 +102,13 @@ class Views:
             issued_at=format_time(operator.issued_at_ns),
             expires_at=format_time(operator.expires_at_ns) if operator.expires_at_ns else None,
             issued_by=who(operator.issued_by),
+            rotated_at=format_time(operator.rotated_at_ns) if operator.rotated_at_ns else None,
+            old_token_ends_at=self._old_token_ends_at(operator),
         )
+
+    def _old_token_ends_at(self, operator: Operator) -> str | None:
+        ends_ns = max((ends_ns for _, ends_ns in operator.earlier), default=0)
+        return format_time(ends_ns) if ends_ns > self._now_ns and not operator.revoked else None
 
     def spend(self, kind: str, account_id: str) -> dict[str, FigureView]:
         """The account's dollars in each window, capped or not."""

@@ -9,7 +9,7 @@ from events.codec import decode_batch
 from events.log.port import StreamPort
 from events.state.operators import OperatorFold
 from events.subjects import CONTROL_LOG
-from events.types import OperatorTokenIssued, OperatorTokenRevoked
+from events.types import OperatorTokenIssued, OperatorTokenRevoked, OperatorTokenRotated
 from schemas.ids import token_sha256
 
 AUDITOR = "auditor"
@@ -33,18 +33,19 @@ class Auditors:
             while True:
                 for message in await follower.next_batch():
                     for event in decode_batch(message.payload).events:
-                        if isinstance(event, OperatorTokenIssued | OperatorTokenRevoked):
+                        if isinstance(event, OperatorTokenIssued | OperatorTokenRevoked | OperatorTokenRotated):
                             self._operators.apply(message.sequence, event)
         finally:
             await follower.aclose()
 
     def may_read(self, password: str) -> bool:
         """Whether `password` is a live token of an auditor or admin."""
-        identity = self._operators.tokens.get(token_sha256(password))
+        digest = token_sha256(password)
+        identity = self._operators.tokens.get(digest)
         if identity is None:
             return False
         operator = self._operators.records[identity]
-        return operator.role in _READING_ROLES and operator.live(self._wall_ns())
+        return operator.role in _READING_ROLES and operator.admits(digest, self._wall_ns())
 
 
 def authenticator(auditors: Auditors, writer: str, writer_password: str) -> Authenticate:

@@ -11,17 +11,19 @@ import msgspec
 from controlplane.audit.auditors import Auditors, authenticator
 from controlplane.audit.embedded import EmbeddedClickHouse
 from controlplane.audit.endpoint_limits import EndpointLimits
+from controlplane.audit.observe import AuditObserver
 from controlplane.audit.store import Store, StoreUnavailable
 from controlplane.audit.writer import LogName, LogWriter
 from controlplane.process import run_until_stopped, write_ready_mark
 from controlplane.process_settings import AuditProcess
-from events.log.port import StreamPort
-from events.log.streams import control_stream, nodes_stream
+from events.log.port import LogUnavailable, StreamPort
+from events.log.streams import log_streams
 from events.messaging.connection import NatsConnection, connect
 
 _log = logging.getLogger(__name__)
 
 MIGRATE_RETRY_S = 0.5
+STREAMS_RETRY_S = 0.5
 LAST_BLOCK_S = 1.5
 """At the end the writers get this long to gather and write what the logs hold."""
 
@@ -42,11 +44,17 @@ async def run_audit(settings: AuditProcess) -> None:
         try:
             await _migrate(store)
             writers = {name: LogWriter(name, port, store) for name, port in _logs(control, nodes)}
-            write_ready_mark(Path(settings.ready_mark), clickhouse_port=access.port)
-            jobs: dict[str, Coroutine[Any, Any, None]] = {f"audit {n}": writer.run() for n, writer in writers.items()}
-            if endpoint is not None:
-                jobs["auditors"] = auditors.run()
-            await run_until_stopped(jobs, parent_pid=settings.parent_pid, linger_s=LAST_BLOCK_S)
+            observer = AuditObserver(writers, nats.bus)
+            runner, http_port = await observer.serve(settings.http_host, settings.http_port)
+            try:
+                write_ready_mark(Path(settings.ready_mark), clickhouse_port=access.port, http_port=http_port)
+                jobs: dict[str, Coroutine[Any, Any, None]] = {f"audit {n}": w.run() for n, w in writers.items()}
+                jobs["audit status"] = observer.tell()
+                if endpoint is not None:
+                    jobs["auditors"] = auditors.run()
+                await run_until_stopped(jobs, parent_pid=settings.parent_pid, linger_s=LAST_BLOCK_S)
+            finally:
+                await runner.cleanup()
         finally:
             await store.close()
             if endpoint is not None:
@@ -56,9 +64,14 @@ async def run_audit(settings: AuditProcess) -> None:
 
 
 async def _streams(nats: NatsConnection, settings: AuditProcess) -> tuple[StreamPort, StreamPort]:
-    control = control_stream(settings.control_stream_bytes) if settings.control_stream_bytes else control_stream()
-    nodes = nodes_stream(settings.nodes_stream_bytes) if settings.nodes_stream_bytes else nodes_stream()
-    return await nats.ensure_stream(control), await nats.ensure_stream(nodes)
+    """Both logs. Waits for streams that do not answer yet: a cluster elects leaders when it starts."""
+    specs = log_streams(settings.control_stream_bytes, settings.nodes_stream_bytes, settings.replicas)
+    while True:
+        try:
+            return await nats.ensure_stream(specs[0]), await nats.ensure_stream(specs[1])
+        except LogUnavailable as error:
+            _log.warning("the logs do not answer: %s", error)
+            await asyncio.sleep(STREAMS_RETRY_S)
 
 
 def _logs(control: StreamPort, nodes: StreamPort) -> tuple[tuple[LogName, StreamPort], tuple[LogName, StreamPort]]:

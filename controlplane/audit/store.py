@@ -74,6 +74,17 @@ class Store:
         except UNREACHABLE:
             return False
 
+    async def renew(self, access: ClickHouseAccess) -> bool:
+        """Sign in with this from the next call on; whether it is news. Calls under way end as they may."""
+        if access == self._access:
+            return False
+        async with self._connecting:
+            self._access = access
+            client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+        return True
+
     async def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:

@@ -2,7 +2,7 @@
 
 import click
 
-from controlplane.cli import agents, check, keys, reports, roles, up
+from controlplane.cli import agents, check, keys, operators, reports, roles, up
 from controlplane.cli.context import CONTEXT_SETTINGS, Context
 from controlplane.version import VERSION
 
@@ -35,6 +35,8 @@ cli.add_command(up.up)
 cli.add_command(keys.keys)
 cli.add_command(agents.agents)
 cli.add_command(agents.budgets)
+cli.add_command(operators.operators)
+cli.add_command(operators.alerts)
 cli.add_command(reports.report)
 cli.add_command(reports.requests)
 cli.add_command(reports.nodes)

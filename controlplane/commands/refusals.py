@@ -37,6 +37,7 @@ ERRORS: dict[str, ErrorKind] = {
     "key_expired": ErrorKind(409, "An expired key never comes back; issue a new one."),
     "agent_suspended": ErrorKind(409, "Resume the agent first: POST /v1/agents/{name}/resume."),
     "agent_in_use": ErrorKind(409, 'Revoke its keys first: POST /v1/keys/revoke {"agent": ...}.'),
+    "operator_ended": ErrorKind(409, "A revoked or expired operator token never comes back; issue a new one."),
     "last_admin": ErrorKind(409, "Issue another admin token first, or nobody could administer this gateway."),
     "outcome_known": ErrorKind(409, "Only a request of unknown outcome can be reconciled."),
     "idempotency_key_reused": ErrorKind(422, "Send the first request's body again, or use another Idempotency-Key."),

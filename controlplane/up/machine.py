@@ -27,7 +27,7 @@ from controlplane.up.datadir import DataDir, write_private
 from controlplane.up.nats.binary import NatsServerMissing
 from controlplane.up.nats.process import NatsFailed
 from controlplane.up.nats.servers import NatsServers, plan_servers
-from controlplane.up.ports import PortReservation, PortTaken, free_pair
+from controlplane.up.ports import PortReservation, PortTaken, free_pair, url_host
 from schemas.ids import TOKEN_BYTES, operator_token, token_sha256
 from schemas.settings import Settings, Upstream
 
@@ -70,6 +70,7 @@ class Machine:
         self._nats: NatsServers | None = None
         self._children: list[Child] = []
         self._proxies: dict[str, Child] = {}
+        self._audit_port = 0
         self._port: PortReservation | None = None
         self._demo: dict[str, Upstream] = {}
 
@@ -90,6 +91,7 @@ class Machine:
             "controls": ",".join(controls),
             "nats": ",".join(nats.urls),
             "clickhouse": f"http://{clickhouse.host}:{clickhouse.port}",
+            "audit": f"http://127.0.0.1:{self._audit_port}",
         }
         write_private(self._dir.root / "endpoints.json", json.dumps(endpoints).encode())
         return endpoints
@@ -170,7 +172,10 @@ class Machine:
         mark = await self._start_child("audit", python_module("controlplane", "audit", "--settings", str(path)))
         access = msgspec.structs.replace(access, port=mark["clickhouse_port"])
         # A restart must find the port that others were told.
-        self._write_settings("audit", msgspec.structs.replace(settings, clickhouse=access))
+        self._audit_port = mark["http_port"]
+        self._write_settings(
+            "audit", msgspec.structs.replace(settings, clickhouse=access, http_port=self._audit_port)
+        )
         return access
 
     async def _start_control(
@@ -246,10 +251,3 @@ class Machine:
         token = operator_token(secrets.token_bytes(TOKEN_BYTES))
         write_private(path, f"{token}\n".encode())
         return token
-
-
-def url_host(host: str) -> str:
-    """A listening address as it stands in a URL that a person can paste."""
-    if host in {"0.0.0.0", "::", ""}:  # noqa: S104 - compared, not bound
-        return "127.0.0.1"
-    return f"[{host}]" if ":" in host else host

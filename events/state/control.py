@@ -9,6 +9,7 @@ from typing import assert_never
 
 import msgspec
 
+from events.state.alerts import Alert, AlertFold
 from events.state.keys import Key, KeyFold
 from events.state.nodes import Node, fold_node
 from events.state.operators import Operator, OperatorFold
@@ -19,6 +20,8 @@ from events.types import (
     AgentResumed,
     AgentSuspended,
     AgentUpdated,
+    AlertCleared,
+    AlertRaised,
     BudgetSet,
     ControlEvent,
     KeyChanged,
@@ -34,6 +37,7 @@ from events.types import (
     NodeJoined,
     OperatorTokenIssued,
     OperatorTokenRevoked,
+    OperatorTokenRotated,
     RequestReconciled,
 )
 from schemas.accounts import AccountCaps, account_key
@@ -51,6 +55,8 @@ class ControlImage(msgspec.Struct, frozen=True):
     budget_seqs: dict[str, int]
     operators: dict[str, Operator]
     nodes: dict[str, Node]
+    alerts: dict[str, Alert] = {}
+    alerts_seen: dict[str, int] = {}
 
 
 class ControlState:
@@ -75,6 +81,7 @@ class ControlState:
         self._operators = OperatorFold()
         self.operators = self._operators.records
         self.operator_tokens = self._operators.tokens
+        self.alerts = AlertFold()
 
     def apply(self, seq: int, event: ControlEvent) -> None:
         """Fold one event of the message at stream sequence `seq` (a message holds several).
@@ -93,8 +100,10 @@ class ControlState:
                 self._set_budget(seq, event)
             case NodeJoined() | NodeFenced():
                 fold_node(self.nodes, seq, event)
-            case OperatorTokenIssued() | OperatorTokenRevoked():
+            case OperatorTokenIssued() | OperatorTokenRevoked() | OperatorTokenRotated():
                 self._operators.apply(seq, event)
+            case AlertRaised() | AlertCleared():
+                self.alerts.apply(seq, event)
             case LeaderStarted():
                 self.epoch = event.epoch
             case Marked() | LeaseGranted() | RequestReconciled():
@@ -124,6 +133,8 @@ class ControlState:
             budget_seqs=dict(self.budget_seqs),
             operators=dict(self.operators),
             nodes=dict(self.nodes),
+            alerts=dict(self.alerts.records),
+            alerts_seen=dict(self.alerts.seen),
         )
 
     @classmethod
@@ -137,6 +148,7 @@ class ControlState:
         state.nodes.update(image.nodes)
         state._keys.load(image.keys, image.revoked_early)
         state._operators.load(image.operators)
+        state.alerts.load(image.alerts, image.alerts_seen)
         return state
 
     def _apply_key(

@@ -79,6 +79,18 @@ class Leases:
         """Lines of the account that any node has a lease on, in a fixed order."""
         return tuple(sorted(self._by_account.get(account_key(kind, account_id), ())))
 
+    def lines(self) -> list[str]:
+        """All lines that any node has a lease on, now."""
+        return list(self._lines)
+
+    def lent(self, line: str) -> tuple[int, int]:
+        """What of the line was granted to living incarnations and not returned, and what is free of it."""
+        granted = 0
+        for leases in self._by_incarnation.values():
+            if (lease := leases.get(line)) is not None:
+                granted += max(0, lease.granted - lease.returned)
+        return granted, self.leased(line)
+
     def leased_lines(self) -> tuple[str, ...]:
         """All lines of which something is lent out."""
         return tuple(line for line, total in self._lines.items() if total.leased > 0)

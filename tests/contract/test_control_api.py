@@ -19,6 +19,7 @@ from controlplane.errors import BarrierOpen, LogUnavailable, NotLeading
 from events.types import KeyRevoked, NodeFenced, NodeJoined
 from schemas.amounts import Amounts
 from schemas.durations import parse_time_ns
+from schemas.readiness import reason
 
 KEY = {"agent": "billing-bot", "vendor": "stripe", "daily_usd_cap": "25.00"}
 
@@ -437,9 +438,18 @@ class TestOperatorsAndProbes:
     async def test_probes_need_no_token(self, api: Api) -> None:
         assert (await api("GET", "/healthz", role=None)).json["status"] == "ok"
         assert (await api("GET", "/readyz", role=None)).status == 200
-        api.not_ready.append("catching up with the log")
+        api.not_ready.append(reason("audit_behind", "the audit is 70 s behind"))
+        warned = await api("GET", "/readyz", role=None)
+        assert (warned.status, warned.json["ready"], len(warned.json["reasons"])) == (200, True, 1)
+        api.not_ready.append(reason("log_stalled", "the control log takes no appends"))
         reply = await api("GET", "/readyz", role=None)
-        assert (reply.status, reply.json["reason"]) == (503, "catching up with the log")
+        assert (reply.status, reply.json["ready"]) == (503, False)
+        assert [(row["code"], row["warning"]) for row in reply.json["reasons"]] == [
+            ("audit_behind", True), ("log_stalled", False),
+        ]  # fmt: skip
+        assert all(row["message"] and row["remedy"] for row in reply.json["reasons"])
+        text = await api("GET", "/readyz", role=None, view="text")
+        assert (text.status, text.text.splitlines()[0]) == (503, "not ready (leader)")
         metrics = await api("GET", "/metrics", role=None)
         assert metrics.text == "ringfence_up 1\n"
         assert metrics.headers["Content-Type"].startswith("text/plain")

@@ -14,6 +14,7 @@ from controlplane.api.app import build_api
 from controlplane.api.ports import NodeStatus
 from controlplane.commands import operators
 from schemas.api import OperatorIssue, Role
+from schemas.readiness import Reason
 from schemas.settings import Settings, Upstream
 
 SETTINGS = Settings(upstreams={"stripe": Upstream(adapter="stripe"), "openai": Upstream(adapter="openai")})
@@ -46,7 +47,7 @@ class Api:
     tokens: dict[str, str]
     statuses: dict[str, NodeStatus]
     observed: list[tuple[str, str, int]]
-    not_ready: list[str] = field(default_factory=list)
+    not_ready: list[Reason] = field(default_factory=list)
 
     async def __call__(
         self,
@@ -84,7 +85,7 @@ async def serving(logger: logging.Logger | None = None) -> AsyncIterator[Api]:
     }
     statuses: dict[str, NodeStatus] = {}
     observed: list[tuple[str, str, int]] = []
-    not_ready: list[str] = []
+    not_ready: list[Reason] = []
     app = build_api(
         leader,
         audit,
@@ -92,7 +93,7 @@ async def serving(logger: logging.Logger | None = None) -> AsyncIterator[Api]:
         now_ns=clock,
         elapsed_ns=clock,
         node_statuses=lambda: statuses,
-        readiness=lambda: not_ready[0] if not_ready else None,
+        readiness=lambda: tuple(not_ready),
         metrics=lambda: b"ringfence_up 1\n",
         observe=lambda method, route, status, _seconds: observed.append((method, route, status)),
         logger=logger,

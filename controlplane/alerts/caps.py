@@ -1,0 +1,165 @@
+"""Where caps stand: a slow walk over the lines in use, for alerts and for metrics. Reads the folds, changes nothing.
+
+A hundred thousand keys have as many lines; looking at all of them at once would stall the ledger. So each look takes
+some, and goes round; what is alerted already, and what a request was just refused for, is looked at every time.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from controlplane.alerts.judge import Signal
+from controlplane.alerts.signals import between
+from controlplane.ledger_lines import Lines, Need, parse_need
+from events.state.alerts import AlertFold
+from events.state.replica import Replica
+from schemas.accounts import MONEY_METERS, account_key, line_key, window_start_s
+from schemas.money import format_usd
+
+LINES_A_LOOK = 1_000
+"""About 5 ms of work, once a second."""
+
+TOP = 20
+"""Accounts that metrics name: those nearest to their caps."""
+
+NEARING, NEARING_CLEAR = 0.8, 0.75
+REACHED, REACHED_CLEAR = 1.0, 0.95
+
+MAX_REFUSED = 200
+"""Lines remembered between two looks as just refused."""
+
+
+class CapFigure(NamedTuple):
+    """One capped line of a running window, in its meter's unit. `leased`: what nodes have free of it."""
+
+    kind: str
+    id: str
+    meter: str
+    window: str
+    cap: int
+    settled: int
+    held: int
+    leased: int
+
+    @property
+    def exposure(self) -> int:
+        """What may be spent at the worst: settled, held, and lent out."""
+        return self.settled + self.held + self.leased
+
+    @property
+    def share(self) -> float:
+        """Of the cap, what is settled or held."""
+        return (self.settled + self.held) / self.cap if self.cap else float(self.settled + self.held > 0)
+
+
+class LeaseTotals(NamedTuple):
+    """Of all lines of one account kind and meter: `granted` and not returned, and what is `free` of it."""
+
+    granted: Counter[tuple[str, str]]
+    free: Counter[tuple[str, str]]
+
+
+class CapWalk:
+    """Goes round all lines. `top` and `totals` are of the last whole round."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._lines = Lines(replica)
+        self._round: list[str] = []
+        self._at = 0
+        self._found: list[CapFigure] = []
+        self._totals = LeaseTotals(Counter(), Counter())
+        self._refused: dict[str, None] = {}
+        self.top: list[CapFigure] = []
+        self.totals = LeaseTotals(Counter(), Counter())
+
+    def refused(self, line: str) -> None:
+        """A request did not fit into this line."""
+        if len(self._refused) < MAX_REFUSED:
+            self._refused[line] = None
+
+    def look(self, fold: AlertFold, wall_ns: int) -> Iterator[Signal]:
+        """Signals of the next lines, of those that are alerted, and of those that refused since the last look."""
+        refused, self._refused = self._refused, {}
+        shown: dict[str, CapFigure] = {}
+        for kind, subject in fold.open:
+            if kind in {"cap_nearing", "cap_reached"} and (figure := self._named(subject, wall_ns)) is not None:
+                shown[subject] = figure
+        for figure in self._next(wall_ns):
+            if figure.share >= NEARING_CLEAR:
+                shown[_subject(figure)] = figure
+        hit = set()
+        for line in refused:
+            if (figure := self._figure(line, wall_ns)) is not None:
+                hit.add(_subject(figure))
+                shown[_subject(figure)] = figure
+        for subject, figure in shown.items():
+            yield from _signals(subject, figure, refused=subject in hit)
+
+    def _next(self, wall_ns: int) -> Iterator[CapFigure]:
+        if not self._round:
+            self._round = self._replica.budget.leases.lines()
+        part = self._round[self._at : self._at + LINES_A_LOOK]
+        self._at += LINES_A_LOOK
+        for line in part:
+            self._count(line)
+            if (figure := self._figure(line, wall_ns)) is not None:
+                self._found.append(figure)
+                yield figure
+        if self._at >= len(self._round):
+            self.top, self.totals = heapq.nlargest(TOP, self._found, key=_exposure_share), self._totals
+            self._round, self._at, self._found = [], 0, []
+            self._totals = LeaseTotals(Counter(), Counter())
+        elif len(self._found) > 4 * TOP:
+            self._found = heapq.nlargest(TOP, self._found, key=_exposure_share)
+
+    def _count(self, line: str) -> None:
+        need = parse_need(line, 1)
+        granted, free = self._replica.budget.leases.lent(line)
+        self._totals.granted[need.kind, need.meter] += granted
+        self._totals.free[need.kind, need.meter] += free
+
+    def _figure(self, line: str, wall_ns: int) -> CapFigure | None:
+        """None: not capped (any more), another window than the running one, or a key's uses (spent is no alert)."""
+        need = parse_need(line, 1)
+        if need.kind == "key" and need.meter == "requests" and need.window == "total":
+            return None
+        return self._of(need) if self._lines.running(need, wall_ns) else None
+
+    def _of(self, need: Need) -> CapFigure | None:
+        room = self._lines.room(need)
+        if room is None:
+            return None
+        settled, held = self._lines.figures(need)
+        leased = self._replica.budget.leases.leased(need.line)
+        return CapFigure(need.kind, need.account_id, need.meter, need.window, room.cap, settled, held, leased)
+
+    def _named(self, subject: str, wall_ns: int) -> CapFigure | None:
+        """The running window of an alert's subject."""
+        kind, account_id, meter, window = subject.split(":", 3)
+        account = self._replica.state.budgets.get(account_key(kind, account_id))
+        if account is None:
+            return None
+        line = line_key(kind, account_id, meter, window, window_start_s(window, wall_ns, account.zone))
+        return self._figure(line, wall_ns)
+
+
+def _subject(figure: CapFigure) -> str:
+    return f"{figure.kind}:{figure.id}:{figure.meter}:{figure.window}"
+
+
+def _exposure_share(figure: CapFigure) -> float:
+    return figure.exposure / figure.cap if figure.cap else float("inf")
+
+
+def _signals(subject: str, figure: CapFigure, *, refused: bool) -> Iterator[Signal]:
+    money = figure.meter in MONEY_METERS
+    shown = {
+        name: format_usd(amount) if money else str(amount)
+        for name, amount in (("cap", figure.cap), ("settled", figure.settled), ("held", figure.held))
+    }
+    what = f"{figure.kind} {figure.id}: {figure.share:.0%} of the {figure.window} cap of {shown['cap']} {figure.meter}"
+    yield Signal("cap_nearing", subject, between(figure.share, NEARING, NEARING_CLEAR), f"{what} is used", shown)
+    reached = True if refused else between(figure.share, REACHED, REACHED_CLEAR)
+    yield Signal("cap_reached", subject, reached, f"{what} is used", shown)
