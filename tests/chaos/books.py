@@ -22,11 +22,11 @@ from decimal import Decimal
 from typing import Any
 
 import msgspec
+from chaos.accounts import Request
 from chaos.cluster import Cluster
 from chaos.ledger import Ledger
 from chaos.load import Operators, Traffic
 from chaos.record import Record, timed
-from sim.books import Request
 
 from controlplane.audit.store import Store, StoreUnavailable
 from controlplane.process_settings import ClickHouseAccess
@@ -142,8 +142,9 @@ class Reckoning:
         said = [f"  {call['idempotency_key']}: {call['outcome']} {call['status']} {call['moves']}" for call in calls]
         for request in requests:
             shown = rows.get(request.id, {}).get("outcome", "missing") if rows is not None else "-"
-            state = request.ended or ("unknown" if request.unknown else "open")
-            said.append(f"  {request.id}: log {state}, audit {shown}, bound {request.bound}, actual {request.actual}")
+            said.append(
+                f"  {request.id}: log {request.state}, audit {shown}, bound {request.bound}, actual {request.actual}"
+            )
         return "\n".join(said) + "\n" + self._evidence({request.id for request in requests})
 
     def _counted_once(self, entries: list[Entry], ledger: Ledger) -> None:
@@ -200,7 +201,7 @@ class Reckoning:
             moved[_key_of(entry)] += sum(move["moved"] for move in entry["moves"]) * CENT
         cases = []
         for key, amount in moved.items():
-            course = ledger.caps.get((f"key:{key}", "usd", "total"))
+            course = ledger.caps.get((f"key:{key}", "total"))
             caps = [cap for cap in course.values if cap is not None] if course is not None else []
             if caps and amount > max(caps):
                 cases.append(f"  {key} moved {amount} at the vendor, its cap was never above {max(caps)}")
@@ -236,7 +237,7 @@ class Reckoning:
         cases = []
         refused = {fact.event["request_id"] for fact in self._record.facts if fact.kind == "RequestRefused"}
         for request in ledger.books.requests.values():
-            state = request.ended or ("unknown" if request.unknown else "open")
+            state = request.state
             wanted = "settled" if state == "resolved" else state
             if state == "released" and request.id in refused:
                 wanted = "refused"  # admitted, never sent, and its client was told why
@@ -278,9 +279,7 @@ class Reckoning:
         self._blame("P5: the API differs from the log", [f"  {key}: {figures}" for key, figures in wrong.items()])
 
     def _count(self, entries: list[Entry], ledger: Ledger) -> None:
-        states = Counter(
-            request.ended or ("unknown" if request.unknown else "open") for request in ledger.books.requests.values()
-        )
+        states = Counter(request.state for request in ledger.books.requests.values())
         refusals = sum(call.refusal in {"cap_exhausted", "key_spent"} for call in self._traffic.calls)
         fences = Counter(f"fenced: {fact.event['reason']}" for fact in self._record.facts if fact.kind == "Fenced")
         leaders = sum(fact.kind == "LeaderStarted" for fact in self._record.facts)
@@ -329,16 +328,16 @@ def _by_marker(entries: list[Entry]) -> dict[str, list[Entry]]:
 
 
 def _settled(requests: list[Request]) -> int:
-    return sum(request.actual[0] for request in requests if request.ended == "settled")
+    return sum(request.actual for request in requests if request.ended == "settled")
 
 
 def _held(requests: list[Request]) -> int:
-    return sum(request.bound[0] for request in requests if not request.ended)
+    return sum(request.bound for request in requests if not request.ended)
 
 
 def _figures(ledger: Ledger, key: str) -> tuple[int, int]:
     """(settled, held) of a key in all, in nano-dollars."""
-    spot = (f"key:{key}", "usd", "total", 0)
+    spot = (f"key:{key}", "total", 0)
     return ledger.books.settled[spot], ledger.books.held[spot]
 
 

@@ -1,17 +1,14 @@
-"""The logs' own account of a storm: every figure over time, by folds that share nothing with the product's.
-
-`sim.books` folds the node log; here the times are added, so that a cap, or a refusal, can be judged at its instant.
-"""
+"""The logs' own account of a storm over time, so that a cap, or a refusal, can be judged at its instant."""
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
+from chaos.accounts import Accounts, Request, Spot
 from chaos.record import Fact
-from sim.books import METERS, Books, Request, Spot, spots_of
 
-CapName = tuple[str, str, str]
-"""(account, meter, window)"""
+CapName = tuple[str, str]
+"""(account, window), in dollars"""
 
 LOWERED_S = 30.0
 """How long after a lowered cap is in the log a node may still admit under the old one: until the barrier is through,
@@ -41,9 +38,10 @@ class Ledger:
     """Both logs, folded once, in the order of their times."""
 
     def __init__(self, facts: Iterable[Fact]) -> None:
-        self.books = Books()
+        self.books = Accounts()
         self.caps: dict[CapName, Course] = {}
         self.occupied: dict[Spot, Course] = defaultdict(lambda: Course(0))
+        self.spots_of_cap: dict[CapName, set[Spot]] = defaultdict(set)
         self.by_digest: dict[str, list[Request]] = defaultdict(list)
         self.by_key: dict[str, list[Request]] = defaultdict(list)
         self.findings: list[str] = []
@@ -64,17 +62,17 @@ class Ledger:
         if fact.kind not in {"BudgetSet", "KeyIssued"} or not account:
             return
         name = f"{account['kind']}:{account['id']}"
-        amounts = {(meter, window): amount for meter, window, amount in account.get("caps", ())}
-        known = {(cap[1], cap[2]) for cap in self.caps if cap[0] == name}
-        for meter, window in {*amounts, *known}:
-            self.caps.setdefault((name, meter, window), Course(None)).set(fact.time_ns, amounts.get((meter, window)))
+        amounts = {window: amount for meter, window, amount in account.get("caps", ()) if meter == "usd"}
+        known = {window for account, window in self.caps if account == name}
+        for window in {*amounts, *known}:
+            self.caps.setdefault((name, window), Course(None)).set(fact.time_ns, amounts.get(window))
 
     def _node(self, fact: Fact) -> None:
         match fact.kind:
             case "RequestAdmitted":
                 self._admitted(fact)
             case "RequestSettled":
-                self.books.settle(fact.event, fact.time_ns)
+                self.books.settle(fact.event)
             case "RequestReleased":
                 self.books.release(fact.event["request_id"])
             case "Fenced":
@@ -83,21 +81,21 @@ class Ledger:
                 pass
 
     def _admitted(self, fact: Fact) -> None:
-        request = self.books.admit(fact.actor, fact.event, fact.time_ns)
+        request = self.books.admit(fact.actor, fact.event)
         if request is None:
             self.findings.append(f"P5: {fact.event['request_id']} was admitted twice: {fact}")
             return
         self.by_key[request.key].append(request)
         if request.idempotency:
             self.by_digest[request.idempotency].append(request)
-        for index, spot in spots_of(request.accounts, request.at_ns):
-            if request.bound[index] and spot[:3] in self.caps:
+        for spot in request.spots():
+            if request.bound and spot[:2] in self.caps:
                 self._check_cap(fact, request, spot)
 
     def _check_cap(self, fact: Fact, request: Request, spot: Spot) -> None:
         """P1: settled + held (this request included) <= the most generous cap that may have been in force."""
         since_ns = fact.time_ns - int(LOWERED_S * 1e9)
-        caps = self.caps[spot[:3]].between(since_ns, fact.time_ns + CLOCKS_NS)
+        caps = self.caps[spot[:2]].between(since_ns, fact.time_ns + CLOCKS_NS)
         if None in caps:
             return
         most = max(cap for cap in caps if cap is not None)
@@ -108,23 +106,22 @@ class Ledger:
     def _note(self, time_ns: int) -> None:
         changed, self.books.changed = self.books.changed, set()
         for spot in changed:
-            if spot[:3] in self.caps:
+            if spot[:2] in self.caps:
+                self.spots_of_cap[spot[:2]].add(spot)
                 self.occupied[spot].set(time_ns, self.books.occupied(spot))
 
     # ------------------------------------------------------------ judging
 
-    def did_not_fit(self, accounts: Iterable[str], bound_nanos: int, from_ns: int, to_ns: int) -> bool:
+    def did_not_fit(self, accounts: Container[str], bound_nanos: int, from_ns: int, to_ns: int) -> bool:
         """Whether a call in dollars did not fit at some instant of the span, in one of its accounts (P2)."""
-        for account in accounts:
-            for (name, meter, window), caps in self.caps.items():
-                if name != account or meter != METERS[0]:
-                    continue
-                tightest = min((cap for cap in caps.between(from_ns, to_ns) if cap is not None), default=None)
-                if tightest is None:
-                    continue
-                for spot, course in self.occupied.items():
-                    if spot[:3] == (name, meter, window):
-                        most = max(value or 0 for value in course.between(from_ns, to_ns))
-                        if most + bound_nanos > tightest:
-                            return True
+        for name, caps in self.caps.items():
+            if name[0] not in accounts:
+                continue
+            tightest = min((cap for cap in caps.between(from_ns, to_ns) if cap is not None), default=None)
+            if tightest is None:
+                continue
+            for spot in self.spots_of_cap[name]:
+                most = max(value or 0 for value in self.occupied[spot].between(from_ns, to_ns))
+                if most + bound_nanos > tightest:
+                    return True
         return False

@@ -21,6 +21,7 @@ LONG_S = 600.0
 SHORT_S = 12.0
 SHORT_SEED = 233_031
 WORKERS = 4
+CLUSTER = ("--controls", "2", "--nats-servers", "3")
 
 
 async def storm(seed: int, duration_s: float, *, workers: int, arguments: tuple[str, ...] = ()) -> None:
@@ -75,4 +76,4 @@ async def test_a_short_storm() -> None:
 
 @pytest.mark.slow
 async def test_a_long_storm() -> None:
-    await storm(seed_of_this_run(), length_s(LONG_S), workers=WORKERS)
+    await storm(seed_of_this_run(), length_s(LONG_S), workers=WORKERS, arguments=CLUSTER)
