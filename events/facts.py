@@ -7,7 +7,7 @@ class Fact(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="t"):
     """Base of all events."""
 
 
-class By(msgspec.Struct, frozen=True, omit_defaults=True):
+class By(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Who caused a control event: an operator's id and name, their address, the reason given."""
 
     operator: str = ""

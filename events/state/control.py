@@ -8,6 +8,7 @@ logs give equal states, and equal images byte for byte (rule P5). What nodes app
 from typing import assert_never
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from events.state.alerts import Alert, AlertFold
 from events.state.keys import Key, KeyFold
@@ -41,6 +42,7 @@ from events.types import (
     RequestReconciled,
 )
 from schemas.accounts import AccountCaps, account_key
+from schemas.equals import Equals
 
 
 class ControlImage(msgspec.Struct, frozen=True):
@@ -78,6 +80,7 @@ class ControlState:
         self._keys = KeyFold()
         self.keys = self._keys.records
         self.tokens = self._keys.tokens
+        self._equals = Equals()
         self._operators = OperatorFold()
         self.operators = self._operators.records
         self.operator_tokens = self._operators.tokens
@@ -143,10 +146,12 @@ class ControlState:
         state.seq = image.seq
         state.epoch = image.epoch
         state.agents.update(image.agents)
-        state.budgets.update(image.budgets)
-        state.budget_seqs.update(image.budget_seqs)
         state.nodes.update(image.nodes)
         state._keys.load(image.keys, image.revoked_early)
+        for name, account in image.budgets.items():
+            state._share(account)
+            state.budgets[name] = account
+            state.budget_seqs[name] = image.budget_seqs[name]
         state._operators.load(image.operators)
         state.alerts.load(image.alerts, image.alerts_seen)
         return state
@@ -179,8 +184,17 @@ class ControlState:
             self._keys.touch(seq, account.id, event.by)
         self._put_budget(seq, account)
 
+    def _share(self, account: AccountCaps) -> None:
+        """Keys' caps are alike by the thousand, and a key's account has the key's own id."""
+        self._equals.share(account, ("caps",))
+        key = self.keys.get(account.id) if account.kind == "key" else None
+        if key is not None:
+            force_setattr(account, "id", key.id)
+
     def _put_budget(self, seq: int, account: AccountCaps) -> None:
         name = account_key(account.kind, account.id)
-        self.budgets.pop(name, None)  # set again means newest, also in the dictionary's order
+        self._share(account)
+        self.budgets.pop(name, None)  # set again means newest, also in the dictionaries' order
+        self.budget_seqs.pop(name, None)
         self.budgets[name] = account
         self.budget_seqs[name] = seq

@@ -30,6 +30,7 @@ from events.types import (
     KeySuspended,
     KeyTokenRevoked,
 )
+from schemas.equals import Equals
 from schemas.policy import KeyState
 
 ShownState = Literal["active", "suspended", "revoked", "expired", "spent"]
@@ -39,6 +40,9 @@ ENDED_KEPT_NS = 7 * 86_400 * 1_000_000_000
 
 KEPT_KEYS = 100_000
 """Above this many keys expired ones go at once, oldest expiry first: about 200 MB at 2 kB a key."""
+
+SHARED = ("agent", "issued_by", "changed_by", "upstreams", "endpoints", "models")
+"""Fields that many keys have alike, and so hold one object of: a third of the memory of a key."""
 
 KeyEvent = KeyIssued | KeyChanged | KeySuspended | KeyResumed | KeyRevoked | KeyTokenRevoked
 
@@ -51,7 +55,7 @@ NEXT_STATE: dict[tuple[KeyState, type[KeyEvent]], KeyState] = {
 """Pairs that are missing change nothing."""
 
 
-class Key(msgspec.Struct, frozen=True, omit_defaults=True):
+class Key(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One vault key. `tokens` and `dead_tokens` are SHA-256 digests; its own caps are the budget `key:<id>`.
 
     `issued_seq` and `changed_seq` are control log sequences: of its KeyIssued, and of the newest event that
@@ -106,6 +110,7 @@ class KeyFold:
         self.revoked_early: dict[str, int] = {}
         """Keys revoked before their KeyIssued was seen, by sequence. Our own logs never bring one."""
         self._by_expiry: list[tuple[int, str]] = []
+        self._equals = Equals()
 
     def apply(self, seq: int, event: KeyEvent) -> tuple[Key, ...]:
         """Fold one event. Returns the keys that were dropped because they ended long ago."""
@@ -122,9 +127,10 @@ class KeyFold:
 
     def load(self, records: dict[str, Key], revoked_early: dict[str, int]) -> None:
         """Become the fold that `records` came from (a checkpoint)."""
-        self.records.update(records)
         self.revoked_early.update(revoked_early)
         for key in records.values():
+            self._equals.share(key, SHARED)
+            self.records[key.id] = key
             self.tokens.update(dict.fromkeys((*key.tokens, *key.dead_tokens), key.id))
             heappush(self._by_expiry, (key.expires_at_ns, key.id))
 
@@ -138,7 +144,9 @@ class KeyFold:
         if event.id in self.records or event.token_sha256 in self.tokens:
             return ()
         early = self.revoked_early.pop(event.id, None)
-        self.records[event.id] = _issued(seq, event, revoked=early is not None)
+        key = _issued(seq, event, revoked=early is not None)
+        self._equals.share(key, SHARED)
+        self.records[event.id] = key
         self.tokens[event.token_sha256] = event.id
         heappush(self._by_expiry, (event.expires_at_ns, event.id))
         return self._drop_ended(event.at_ns)

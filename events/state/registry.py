@@ -25,7 +25,7 @@ from schemas.policy import AgentState
 AgentEvent = AgentRegistered | AgentUpdated | AgentSuspended | AgentResumed | AgentRemoved
 
 
-class Agent(msgspec.Struct, frozen=True, omit_defaults=True):
+class Agent(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One agent. `owner` is its team. `rpm`/`tpm` = 0: no limit. Sequences as in events.state.keys.Key."""
 
     name: str
