@@ -1,7 +1,7 @@
-"""The control plane's process: wiring. Logs, leadership, HTTP API; until SIGTERM, or until the leadership ends.
+"""The control plane's process: wiring. Logs, its seat among others, HTTP API; until SIGTERM.
 
-A leadership that ends, ends the process: whoever started it starts it anew, and it stands by or takes over. On one
-machine there is no other control plane, so it takes over at once.
+It serves HTTP as a standby too (controlplane.api.forward). At SIGTERM calls under way are answered first; then a leader
+says goodbye, so that a standby goes on at once.
 """
 
 import asyncio
@@ -10,30 +10,34 @@ import logging
 import os
 import secrets
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 from aiohttp import web
 
 from controlplane.api.app import build_api
+from controlplane.api.forward import forwarding_session
 from controlplane.audit.reader import ClickHouseReader
-from controlplane.audit.store import Store, StoreUnavailable
+from controlplane.audit.store import Store
 from controlplane.bootstrap import admit_operator
 from controlplane.checkpoint_file import FileCheckpoints
-from controlplane.leader import Leader, lead
-from controlplane.log_watch import LogWatch
-from controlplane.metrics import ControlMetrics
+from controlplane.errors import NotLeading
+from controlplane.following import Logs
+from controlplane.leader import Leader
+from controlplane.operations import Operations
 from controlplane.process import run_until_stopped, write_ready_mark
 from controlplane.process_settings import ControlProcess
-from controlplane.standby import wait_for_silence
-from controlplane.takeover import Logs
+from controlplane.reload import Reloader
+from controlplane.seat import Seat
+from controlplane.up.ports import url_host
 from controlplane.version import VERSION
 from events.clock import Clock
 from events.log.port import LogUnavailable
 from events.log.streams import log_streams
 from events.messaging.clock import SystemClock
 from events.messaging.connection import NatsConnection, connect
-from events.subjects import CONTROL_STREAM, NODES_STREAM
 
 BACKLOG = 256
 """Connections waiting to be accepted: operators and their scripts, not agents."""
@@ -43,77 +47,133 @@ DRAIN_S = 5.0
 
 RETRY_S = 0.5
 
+READY_LOOK_S = 0.05
+
 _log = logging.getLogger(__name__)
 
 
-class LeadershipEnded(Exception):
-    """Another control plane leads, or a log cannot be folded. The message says which."""
-
-
-async def run_control(settings: ControlProcess) -> None:
-    """Run until SIGTERM, or until something ends that must not. Raises what ended it."""
+async def run_control(settings: ControlProcess, path: Path) -> None:
+    """Run until SIGTERM, or until something ends that must not. Raises what ended it. `path`: the file of `settings`,
+    read again at SIGHUP.
+    """
     clock = SystemClock()
     nats = await connect(settings.nats, name="ringfence control")
     store = Store(settings.clickhouse)
     try:
-        leader, logs = await _lead(settings, nats, clock)
-        watch = LogWatch(logs, leader.recorder, partial(_audited, store), leader.close_budget)
+        logs = await _open_logs(settings, nats)
+        listener = _listen(settings.host, settings.port)
+        port: int = listener.getsockname()[1]
+        seat, operations = _wire(settings, nats, logs, store, clock, port)
         try:
-            await admit_operator(leader, settings.bootstrap_token_sha256)
-            runner, port = await _serve(settings, leader, store, clock)
-            try:
-                write_ready_mark(Path(settings.ready_mark), port=port)
-                jobs = {"leadership": _until_ended(leader), "log watch": watch.run()}
-                await run_until_stopped(jobs, parent_pid=settings.parent_pid)
-            finally:
-                await runner.cleanup()
+            await operations.ear.start()
+            Reloader(path, store, nats, partial(_admit, seat)).listen()
+            async with _serving(settings, seat, operations, store, clock, listener):
+                jobs = {"seat": seat.run(), "ready mark": _tell_when_ready(seat, Path(settings.ready_mark), port)}
+                try:
+                    await run_until_stopped(jobs, parent_pid=settings.parent_pid)
+                finally:
+                    operations.draining = True
         finally:
-            await leader.close()
+            await seat.close()
+            await operations.ear.stop()
     finally:
         await store.close()
         await nats.close()
 
 
-async def _lead(settings: ControlProcess, nats: NatsConnection, clock: Clock) -> tuple[Leader, Logs]:
-    """Take over, once nobody else leads. Waits for streams that do not answer yet."""
+async def _admit(seat: Seat, digest: str) -> None:
+    if seat.leader is None:
+        raise NotLeading("this control plane stands by")
+    await admit_operator(seat.leader, digest)
+
+
+def _wire(
+    settings: ControlProcess, nats: NatsConnection, logs: Logs, store: Store, clock: Clock, port: int
+) -> tuple[Seat, Operations]:
     timing = settings.settings.timing
+
+    async def first(leader: Leader) -> None:
+        await admit_operator(leader, settings.bootstrap_token_sha256)
+
+    async def meanwhile(leader: Leader) -> None:
+        await operations.meanwhile(leader)
+
+    seat = Seat(
+        logs,
+        nats.bus,
+        clock,
+        secrets.token_bytes,
+        timing,
+        FileCheckpoints(Path(settings.data_dir)),
+        version=VERSION,
+        url=settings.advertise_url or f"http://{url_host(settings.host)}:{port}",
+        first=first,
+        meanwhile=meanwhile,
+        on_loaded=_settle_memory,
+    )
+    operations = Operations(logs, store, nats.bus, clock, timing, replica=lambda: seat.replica, place=seat.readiness)
+    return seat, operations
+
+
+async def _open_logs(settings: ControlProcess, nats: NatsConnection) -> Logs:
+    """Waits for streams that do not answer yet."""
     control, nodes = log_streams(settings.control_stream_bytes, settings.nodes_stream_bytes, settings.replicas)
-    checkpoints = FileCheckpoints(Path(settings.data_dir))
     while True:
         try:
-            logs = Logs(await nats.ensure_stream(control), await nats.ensure_stream(nodes))
-            await wait_for_silence(nats.bus, timing)
-            leader = await lead(logs, nats.bus, clock, secrets.token_bytes, timing, checkpoints, VERSION)
+            return Logs(await nats.ensure_stream(control), await nats.ensure_stream(nodes))
         except LogUnavailable as error:
             _log.warning("the logs do not answer: %s", error)
             await asyncio.sleep(RETRY_S)
-        else:
-            # What was loaded stays; walking through it again and again would stall the ledger.
-            gc.collect()
-            gc.freeze()
-            return leader, logs
 
 
-async def _serve(settings: ControlProcess, leader: Leader, store: Store, clock: Clock) -> tuple[web.AppRunner, int]:
-    metrics = ControlMetrics(leader)
-    app = build_api(
-        leader,
-        ClickHouseReader(store),
-        settings.settings,
-        now_ns=clock.wall_ns,
-        elapsed_ns=clock.elapsed_ns,
-        node_statuses=leader.node_statuses,
-        readiness=leader.readiness,
-        metrics=metrics.render,
-        observe=metrics.observe,
-    )
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_S)
-    await runner.setup()
-    listener = _listen(settings.host, settings.port)
-    await web.SockSite(runner, listener, backlog=BACKLOG).start()
-    port: int = listener.getsockname()[1]
-    _log.info("control plane %s serves on port %d, pid %d", leader.name, port, os.getpid())
-    return runner, port
+def _settle_memory() -> None:
+    """What was loaded stays; walking through it again and again would stall the ledger."""
+    gc.collect()
+    gc.freeze()
+
+
+@asynccontextmanager
+async def _serving(
+    settings: ControlProcess,
+    seat: Seat,
+    operations: Operations,
+    store: Store,
+    clock: Clock,
+    listener: socket.socket,
+) -> AsyncIterator[None]:
+    """Serve HTTP; at the end, answer what is under way."""
+    async with forwarding_session() as session:
+        app = build_api(
+            seat,
+            ClickHouseReader(store),
+            settings.settings,
+            now_ns=clock.wall_ns,
+            elapsed_ns=clock.elapsed_ns,
+            node_statuses=seat.node_statuses,
+            readiness=operations.reasons,
+            metrics=operations.metrics.render,
+            observe=operations.metrics.observe,
+            tries=operations.tries,
+            role=lambda: seat.role,
+            place=seat,
+            session=session,
+        )
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_S)
+        await runner.setup()
+        try:
+            await web.SockSite(runner, listener, backlog=BACKLOG).start()
+            _log.info("serving on port %d, pid %d", listener.getsockname()[1], os.getpid())
+            yield
+        finally:
+            await runner.cleanup()
+
+
+async def _tell_when_ready(seat: Seat, mark: Path, port: int) -> None:
+    """Write the ready mark once this control plane leads, or follows one that does. Never returns."""
+    while seat.readiness() is not None:  # noqa: ASYNC110 - it depends on how old what was heard is
+        await asyncio.sleep(READY_LOOK_S)
+    write_ready_mark(mark, port=port)
+    await asyncio.get_running_loop().create_future()
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -123,17 +183,3 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.bind((host, port))
     listener.setblocking(False)
     return listener
-
-
-async def _audited(store: Store) -> dict[str, int] | None:
-    """The audit records a block's boundaries before it writes the block: all before the newest one is written."""
-    try:
-        rows = await store.query("SELECT log, max(from_seq) FROM ringfence.blocks GROUP BY log")
-    except StoreUnavailable:
-        return None
-    streams = {"control": CONTROL_STREAM, "nodes": NODES_STREAM}
-    return {streams[log]: int(from_seq) for log, from_seq in rows if log in streams}
-
-
-async def _until_ended(leader: Leader) -> None:
-    raise LeadershipEnded(await asyncio.shield(leader.ended))

@@ -5,10 +5,11 @@ the whole stream, and a node that could guess one might let a fence vanish as a 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from events.codec import encode_batch
-from events.log.port import AppendUncertain, StreamPort
+from events.log.port import AppendUncertain, FenceExpectation, FenceMoved, LogUnavailable, StreamPort
 from events.types import Fenced, FenceOpened
 
 PUBLISH_TIMEOUT_S = 0.5
@@ -24,16 +25,29 @@ class Fences:
         self._draw = draw
         self._wall_ns = wall_ns
 
-    async def write(self, port: StreamPort, subject: str, event: FenceOpened | Fenced) -> int:
-        """Store the message; return its sequence. Tries until it is stored."""
+    async def write(
+        self, port: StreamPort, subject: str, event: FenceOpened | Fenced, expect: FenceExpectation | None = None
+    ) -> int:
+        """Store the message; return its sequence. Tries until it is stored.
+
+        `expect`: only if the subject ends there. Raises FenceMoved if it does not, and the message is not stored.
+        """
         payload = encode_batch(self._name, 0, self._wall_ns(), (event,))
         msg_id = f"{event.actor}.{self._draw(12).hex()}"
         pause_s = RETRY_PAUSE_S
         while True:
             try:
-                ack = await port.publish(subject, payload, msg_id=msg_id, expect=None, timeout_s=PUBLISH_TIMEOUT_S)
+                ack = await port.publish(subject, payload, msg_id=msg_id, expect=expect, timeout_s=PUBLISH_TIMEOUT_S)
             except AppendUncertain:
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, RETRY_PAUSE_MAX_S)
+                pass
+            except FenceMoved:
+                # It may have been moved by this very message, whose acknowledgement was lost.
+                with contextlib.suppress(LogUnavailable):
+                    newest = await port.last_on_subject(subject)
+                    if newest is None or newest.payload != payload:
+                        raise
+                    return newest.sequence
             else:
                 return ack.sequence
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, RETRY_PAUSE_MAX_S)

@@ -1,7 +1,8 @@
 """The leading control plane: everything that belongs to one leadership, wired, and the door for commands.
 
-A leadership begins when a takeover is complete and ends for good when an append shows that somebody else has fenced
-this one, or when a log cannot be folded. `ended` then tells why; the process starts anew, as whatever comes next.
+A leadership begins when a takeover is complete and ends for good when somebody else has fenced this one, when a log
+cannot be folded, or by a defect. `ended` then tells why. That somebody else leads is ordinary (`deposed`): the replica
+is sound, and the process stands by with it. After anything else the process ends and is started anew.
 """
 
 import asyncio
@@ -12,25 +13,26 @@ from typing import Any, TypeVar
 from controlplane.api.ports import NodeStatus
 from controlplane.barrier import Barrier
 from controlplane.barrier_view import BarrierView
-from controlplane.checkpoints import CheckpointStore
 from controlplane.commands.base import CommandRefusal, Decision, Figures, Moment
 from controlplane.errors import CommandRefused, LogUnavailable, NotLeading
 from controlplane.feed import Feed
 from controlplane.fences import Fences
 from controlplane.fold import NodeFold
+from controlplane.following import Following, Logs
 from controlplane.lane import Done, Lane
 from controlplane.ledger import Ledger
 from controlplane.marks import Marks, Passage
 from controlplane.membership import Membership
+from controlplane.presence import Herald, Presence
 from controlplane.projector import changed_ids
 from controlplane.rates import Rates
-from controlplane.recorder import Recorder
 from controlplane.rpc import Rpc
 from controlplane.suspender import Suspender
-from controlplane.takeover import Logs, TakenOver, take_over
+from controlplane.takeover import TakenOver, take_over
 from controlplane.tasks import Tasks
 from events.clock import Clock
 from events.log.port import LogTrimmed, PayloadTooLarge, Stored
+from events.log.writer import SoleWriterLog
 from events.messaging.port import Bus
 from events.state.budget import Budget
 from events.state.control import ControlState
@@ -59,13 +61,16 @@ class Leader:
         clock: Clock,
         draw: Callable[[int], bytes],
         timing: Timing,
-        checkpoints: CheckpointStore,
         version: str = "",
+        url: str = "",
     ) -> None:
         self.replica = taken.replica
         self.epoch = taken.epoch
         self.name = taken.name
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.deposed = False
+        self.on_exhausted: Callable[[str], None] = lambda _line: None
+        self.presence = Presence(taken.epoch, taken.name, url, draw(16).hex())
         self._taken = taken
         self._logs = logs
         self._clock = clock
@@ -73,15 +78,14 @@ class Leader:
         self._timing = timing
         self._version = version
         self._leads = False
-        self._tasks = Tasks(self._on_defect)
+        self._tasks = Tasks(self._on_defect, ordinary=(NotLeading,))
+        self._herald = Herald(bus, self.presence)
         passage = Passage()
         self._lane = Lane(taken.log, taken.encoder, self._fold_control)
         self._marks = Marks(self._lane, logs.nodes, passage, taken.name, taken.epoch, clock.wall_ns)
         self.feed = Feed(taken.replica, bus, clock, taken.epoch, timing.feed_heartbeat_ms)
         self._suspender = Suspender(self.replica, self.execute, self._tasks)
-        self.ledger = Ledger(
-            taken.replica, self._lane, self._marks, bus, clock, timing, self._tasks, self._suspender.suspend
-        )
+        self.ledger = Ledger(taken.replica, self._lane, self._marks, bus, clock, timing, self._tasks, self._exhausted)
         fences = Fences(taken.name, draw, clock.wall_ns)
         self.membership = Membership(
             taken.replica, logs.nodes, fences, self._lane, self._marks, passage, clock, draw, timing, self._tasks,
@@ -104,7 +108,7 @@ class Leader:
             fence=self.membership.fence,
             is_loading=self._rpc.is_loading,
         )
-        self.recorder = Recorder(taken.replica, checkpoints, clock, taken.control_at, taken.nodes_at)
+        self.recorder = taken.recorder
         self._fold = NodeFold(taken.replica, taken.nodes, passage, self._folded_node, self._folded_nodes, self.recorder)
 
     # ------------------------------------------------------------ what the API and the tests see
@@ -123,13 +127,26 @@ class Leader:
             return "another control plane leads, or this one is starting"
         if self._taken.log.stalled_ns() > self._timing.append_timeout_ms * MS:
             return f"the control log takes no appends ({self._taken.log.trouble})"
-        if self.ledger.core.closed:
-            return "the logs are above 90% full, so no budget is lent"
         return None
+
+    def now_ns(self) -> int:
+        """The elapsed clock of this leadership."""
+        return self._clock.elapsed_ns()
+
+    @property
+    def log(self) -> SoleWriterLog[ControlEvent]:
+        """Its log, for metrics and readiness."""
+        return self._taken.log
+
+    def _exhausted(self, line: str) -> None:
+        """A request did not fit into this line."""
+        self.on_exhausted(line)
+        self._suspender.suspend(line)
 
     def close_budget(self, full: bool) -> None:  # noqa: FBT001 - the fact is the argument
         """The logs are too full to admit more, or no longer."""
-        self.ledger.core.closed = full
+        self.ledger.close_budget(full)
+        self.feed.say_log_full(full)
 
     def node_statuses(self) -> Mapping[str, NodeStatus]:
         """What the fold of the node logs says, by incarnation."""
@@ -150,6 +167,7 @@ class Leader:
             (self.feed.run(), "feed"),
         ):
             self._tasks.forever(run, name)
+        await self._herald.start()
         await self._lane.turn(lambda: (LeaderStarted(self.epoch, self._version),))
         self._leads = True
         self.ledger.core.lowered.resume(self._view.lowest_applied())
@@ -174,17 +192,23 @@ class Leader:
             await follower.aclose()
         raise NotLeading("another control plane has taken over")
 
-    async def close(self) -> None:
-        """Stop serving, keep a last checkpoint. What others wait for here, they ask of the next leader."""
+    async def close(self, *, checkpoint: bool = True) -> None:
+        """Stop serving, say so, keep a last checkpoint. What others wait for here, they ask of the next leader."""
+        led = self._leads
         self._end("closed")
         await self._rpc.stop()
+        await self._herald.stop()
         await self._tasks.close()
         self.ledger.end()
         await self._taken.nodes.aclose()
         await self._taken.log.close(timeout_s=1.0)
-        await self.recorder.save()
+        if led:
+            await self.feed.leave()
+        if checkpoint:
+            await self.recorder.save()
 
     def _on_defect(self, task: str, error: BaseException | None) -> None:
+        self.deposed = self.deposed or (isinstance(error, NotLeading) and not self.ended.done())
         reason = "another control plane has taken over" if isinstance(error, NotLeading) else f"{task}: {error!r}"
         if isinstance(error, LogTrimmed):
             reason = f"{task}: {error}. Restore the stream that belongs to this data directory."
@@ -291,19 +315,21 @@ def _too_large(error: PayloadTooLarge) -> CommandRefusal:
 
 async def lead(
     logs: Logs,
+    following: Following,
     bus: Bus,
     clock: Clock,
     draw: Callable[[int], bytes],
     timing: Timing,
-    checkpoints: CheckpointStore,
     version: str = "",
+    url: str = "",
+    silent_epoch: int | None = None,
 ) -> Leader:
-    """Take over and serve. Raises as `take_over`, and NotLeading if another one took over meanwhile."""
-    taken = await take_over(logs, checkpoints, clock, draw, timing)
-    leader = Leader(taken, logs, bus, clock, draw, timing, checkpoints, version)
+    """Take over and serve. Raises as `take_over`. `url`: where other control planes reach this one's API."""
+    taken = await take_over(logs, following, clock, draw, timing, silent_epoch)
+    leader = Leader(taken, logs, bus, clock, draw, timing, version, url)
     try:
         await leader.start()
     except BaseException:
-        await leader.close()
+        await leader.close(checkpoint=False)
         raise
     return leader

@@ -38,6 +38,8 @@ class ControlProcess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     data_dir: str
     ready_mark: str
     bootstrap_token_sha256: str = ""
+    advertise_url: str = ""
+    """Where other control planes reach this one's API; empty: by `host` and `port`, as on one machine."""
     control_stream_bytes: int = 0
     """Size of the control log's stream, made if missing. 0: the default."""
     nodes_stream_bytes: int = 0

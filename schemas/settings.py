@@ -34,6 +34,9 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A node may repeat a cap refusal on its own for this long after the ask that brought it."""
     feed_heartbeat_ms: int = 250
     """An idle feed says this often that it lives and what time it is."""
+    leader_timeout_ms: int = 2500
+    """A standby takes over from a leader that is connected and says nothing for this long (one that is gone is noticed
+    in a quarter of it)."""
     feed_max_age_ms: int = 15000
     """A node that has heard nothing from the feed for this long refuses (it outlasts a control-plane failover)."""
     append_timeout_ms: int = 1000
@@ -42,6 +45,9 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A request whose intent is not acknowledged by then is refused with log_unavailable."""
     drain_ms: int = 30000
     """At SIGTERM open requests may take this long to end."""
+    idle_grace_ms: int = 5000
+    """At SIGTERM an idle connection is served for so long: a request may be on its way. What is answered on it is told
+    to connect anew."""
 
 
 class Auth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

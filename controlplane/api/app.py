@@ -7,9 +7,10 @@ script cannot act for an operator.
 
 import logging
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import aiohttp
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
@@ -17,6 +18,7 @@ from controlplane.api.answers import Answer, error_answer
 from controlplane.api.auth import FailedTries, authenticate
 from controlplane.api.call import Call, Route, Service
 from controlplane.api.decode import BodyDecoder, decode_query
+from controlplane.api.forward import Forwarder, Place
 from controlplane.api.idempotency import Replays
 from controlplane.api.openapi import describe_api
 from controlplane.api.ports import AuditReader, AuditUnavailable, BadCursor, Leader, NodeStatuses
@@ -26,6 +28,7 @@ from controlplane.commands.refusals import invalid, refuse
 from controlplane.errors import BarrierOpen, CommandRefused, LogUnavailable, NotLeading
 from controlplane.version import VERSION
 from events.state.operators import Operator
+from schemas.readiness import Reason
 from schemas.settings import Settings
 
 MAX_BODY_BYTES = 128 * 1024
@@ -45,12 +48,17 @@ def build_api(
     now_ns: Callable[[], int],
     elapsed_ns: Callable[[], int],
     node_statuses: NodeStatuses = dict,
-    readiness: Callable[[], str | None] = lambda: None,
+    readiness: Callable[[], Sequence[Reason]] = tuple,
     metrics: Callable[[], bytes] = bytes,
     observe: Observe = lambda _method, _route, _status, _seconds: None,
+    tries: FailedTries | None = None,
+    role: Callable[[], str] = lambda: "leader",
+    place: Place | None = None,
+    session: aiohttp.ClientSession | None = None,
     logger: logging.Logger | None = None,
 ) -> web.Application:
     """The control plane's API. `now_ns` is the wall clock, `elapsed_ns` a clock that only goes forward.
+    `place` among several control planes, and `session`: what is not answered here is forwarded (api.forward).
 
     Serve it with `access_log=None`: aiohttp's own access log would write paths, and with them tokens.
     """
@@ -61,12 +69,16 @@ def build_api(
         now_ns=now_ns,
         node_statuses=node_statuses,
         readiness=readiness,
+        role=role,
         metrics=metrics,
         replays=Replays(elapsed_ns),
         description=describe_api(ROUTES, VERSION),
     )
-    edge = _Edge(service, elapsed_ns, observe, logger or logging.getLogger("ringfence.api"))
-    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[edge.unmatched])
+    edge = _Edge(service, elapsed_ns, observe, tries or FailedTries(), logger or logging.getLogger("ringfence.api"))
+    if place is not None and session is not None:
+        public = [route.path for route in ROUTES if not route.roles]
+        edge.forwarder = Forwarder(place, session, public)
+    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[edge.unmatched, edge.placed])
     for route in ROUTES:
         app.router.add_route(route.method, route.path, edge.bind(route))
     return app
@@ -76,13 +88,20 @@ class _Edge:
     """Between aiohttp and the handlers."""
 
     def __init__(
-        self, service: Service, elapsed_ns: Callable[[], int], observe: Observe, logger: logging.Logger
+        self,
+        service: Service,
+        elapsed_ns: Callable[[], int],
+        observe: Observe,
+        tries: FailedTries,
+        logger: logging.Logger,
     ) -> None:
         self._service = service
         self._elapsed_ns = elapsed_ns
         self._observe = observe
         self._logger = logger
-        self._tries = FailedTries()
+        self._tries = tries
+        self.forwarder: Forwarder | None = None
+        """Knows what is to be answered elsewhere; None: nothing is."""
 
     def bind(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         decoder = BodyDecoder(route.body) if route.body is not None else None
@@ -111,6 +130,19 @@ class _Edge:
         except web.HTTPNotFound:
             answer = error_answer(refuse("not_found", "there is no such endpoint", remedy="/openapi.json lists them."))
         return self._respond(answer, request, "-", "", began_ns)
+
+    @web.middleware
+    async def placed(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Answer here, or have the leader answer."""
+        if self.forwarder is None:
+            return await handler(request)
+        began_ns = self._elapsed_ns()
+        resource = request.match_info.route.resource
+        template = resource.canonical if resource is not None else ""
+        outcome = await self.forwarder.handle(request, template, handler)
+        return self._respond(outcome, request, template, "", began_ns) if isinstance(outcome, Answer) else outcome
 
     def _admit(self, route: Route, request: web.Request) -> Operator | Answer | None:
         """Who asks (None where nobody need say), or the answer for who may not."""

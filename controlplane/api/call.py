@@ -3,7 +3,7 @@
 Handlers know nothing of aiohttp: they get a decoded call and give back an Answer or a refusal.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from events.state.operators import Operator
 from events.types import By
 from schemas.api import Body, Role
 from schemas.queries import NoQuery
+from schemas.readiness import Reason
 from schemas.settings import Settings
 
 T = TypeVar("T")
@@ -54,7 +55,8 @@ class Service:
     settings: Settings
     now_ns: Callable[[], int]
     node_statuses: NodeStatuses
-    readiness: Callable[[], str | None]
+    readiness: Callable[[], Sequence[Reason]]
+    role: Callable[[], str]
     metrics: Callable[[], bytes]
     replays: Replays
     description: bytes

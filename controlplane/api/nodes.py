@@ -8,10 +8,12 @@ from controlplane.api.pages import Place, decode_cursor, take_page
 from controlplane.api.ports import NodeStatus
 from controlplane.commands.base import CommandRefusal
 from events.state.nodes import Node
-from schemas.answers import HealthAnswer, ListAnswer, NodeState, NodeView
+from schemas.answers import HealthAnswer, ListAnswer, NodeState, NodeView, ReadyAnswer
 from schemas.durations import format_time
-from schemas.queries import NodesQuery
+from schemas.queries import NodesQuery, ReadyQuery
+from schemas.readiness import as_text, render_reasons
 
+TEXT_TYPE = "text/plain; charset=utf-8"
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -67,9 +69,13 @@ async def healthz(_: Service, __: Call) -> Answer | CommandRefusal:
     return Answer(HealthAnswer("ok"))
 
 
-async def readyz(service: Service, _: Call) -> Answer | CommandRefusal:
-    reason = service.readiness()
-    return Answer(HealthAnswer("ok")) if reason is None else Answer(HealthAnswer("not_ready", reason), 503)
+async def readyz(service: Service, call: Call) -> Answer | CommandRefusal:
+    query: ReadyQuery = call.query
+    answer = render_reasons(service.readiness(), service.role())
+    status = 200 if answer.ready else 503
+    if query.view == "text":
+        return Answer(as_text(answer), status, TEXT_TYPE)
+    return Answer(answer, status)
 
 
 async def metrics(service: Service, _: Call) -> Answer | CommandRefusal:
@@ -79,6 +85,9 @@ async def metrics(service: Service, _: Call) -> Answer | CommandRefusal:
 ROUTES = (
     Route("GET", "/v1/nodes", list_nodes, ALL, "List proxy nodes", query=NodesQuery, answer=ListAnswer[NodeView]),
     Route("GET", "/healthz", healthz, PUBLIC, "Whether the process answers", answer=HealthAnswer),
-    Route("GET", "/readyz", readyz, PUBLIC, "Whether it leads and can write its log", answer=HealthAnswer),
+    Route(
+        "GET", "/readyz", readyz, PUBLIC, "Whether it can do its work, and what is missing",
+        query=ReadyQuery, answer=ReadyAnswer,
+    ),
     Route("GET", "/metrics", metrics, PUBLIC, "Metrics in the Prometheus text format"),
-)
+)  # fmt: skip

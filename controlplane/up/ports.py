@@ -54,3 +54,10 @@ def free_pair(host: str = "127.0.0.1") -> int:
                 continue
             return port
     raise PortTaken("no two neighbouring ports are free")
+
+
+def url_host(host: str) -> str:
+    """A listening address as it stands in a URL that a person can paste."""
+    if host in {"0.0.0.0", "::", ""}:  # noqa: S104 - compared, not bound
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from controlplane import takeover
+from controlplane import following
 from controlplane.barrier import Barrier
 from controlplane.barrier_view import BarrierView
 from controlplane.leader import Leader
@@ -202,7 +202,7 @@ def a_takeover_does_not_wait_for_the_fold(patch: pytest.MonkeyPatch) -> None:
         for message in await self.follower.next_batch(timeout_s=0.001):
             self._fold(message)
 
-    patch.setattr(takeover._Replay, "through", what_is_here)
+    patch.setattr(following.Replay, "through", what_is_here)
 
 
 def what_is_released_may_go_out(patch: pytest.MonkeyPatch) -> None:

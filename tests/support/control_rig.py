@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 import msgspec
 from sim.loop import Process, VirtualLoop, run_virtual
 
-from controlplane.checkpoints import MemoryCheckpoints
+from controlplane.checkpoints import MemoryCheckpoints, restore
 from controlplane.commands.base import CommandRefusal, Decision, Figures, Moment
+from controlplane.following import Following, Logs
 from controlplane.leader import Leader, lead
-from controlplane.takeover import Logs
 from events import subjects
 from events.codec import decode_batch, encode_batch
 from events.log.faults import PublishFate, StreamFaults
@@ -127,9 +127,8 @@ class Rig:
         self, name: str = "cp", control: StreamFaults | None = None, nodes: StreamFaults | None = None
     ) -> Leader:
         logs = Logs(self.control.port(control), self.nodes.port(nodes))
-        leader = await lead(
-            logs, self.bus.client(name), self.clock, self.random.randbytes, self.timing, self.checkpoints
-        )
+        following = Following(logs, await restore(self.checkpoints, *logs), self.checkpoints, self.clock)
+        leader = await lead(logs, following, self.bus.client(name), self.clock, self.random.randbytes, self.timing)
         self.leaders.append(leader)
         return leader
 

@@ -1,4 +1,4 @@
-"""Parts of the control plane by themselves: projector, checkpoints on disk, standby, fullness of the logs."""
+"""Parts of the control plane by themselves: projector, fullness of the logs."""
 
 import asyncio
 
@@ -6,15 +6,21 @@ import pytest
 from sim.loop import run_virtual
 from support.control_rig import BY, START_WALL_NS, RigClock
 
-from controlplane.log_watch import EVERY_S, LogWatch
+from controlplane.following import Logs
+from controlplane.log_watch import (
+    EVERY_S,
+    MAX_RESERVE_SHARE,
+    NODE_BYTES,
+    RESUME_SHARE,
+    STOP_SHARE,
+    LogWatch,
+    stop_share,
+)
 from controlplane.projector import changed_ids, record_of
-from controlplane.standby import wait_for_silence
 from controlplane.suspender import wants_suspension
-from controlplane.takeover import Logs
 from events.log.memory import MemoryStream
-from events.messaging.memory import MemoryBus
 from events.state.control import ControlState
-from events.subjects import CONTROL_STREAM, FEED, NODES_STREAM, node_fence, node_log
+from events.subjects import CONTROL_STREAM, NODES_STREAM, node_fence, node_log
 from events.types import (
     AgentRegistered,
     AgentRemoved,
@@ -33,7 +39,6 @@ from events.types import (
 )
 from schemas.accounts import AccountCaps, Cap, Line
 from schemas.policy import AgentPolicy, BudgetPolicy, ClusterPolicy, KeyPolicy
-from schemas.settings import Timing
 
 HOUR_NS = 3_600 * 10**9
 CAPS = AccountCaps("key", "vk_1", (Cap("usd", "day", 5),))
@@ -118,50 +123,6 @@ def test_who_wants_to_be_suspended(line: Line, wanted: bool) -> None:
     assert wants_suspension(state, line) is wanted
 
 
-# ---------------------------------------------------------------- standing by
-
-
-def test_with_no_leader_there_is_nothing_to_wait_for() -> None:
-    async def main() -> float:
-        await wait_for_silence(MemoryBus().client("cp"), Timing())
-        return asyncio.get_running_loop().time()
-
-    assert run_virtual(main()) == pytest.approx(1.0)
-
-
-def test_a_standby_waits_until_the_leader_has_been_silent_for_node_timeout() -> None:
-    async def main() -> float:
-        bus = MemoryBus()
-        leader = bus.client("old")
-
-        async def beat() -> None:
-            for _ in range(20):
-                await leader.publish(FEED, b"{}")
-                await asyncio.sleep(0.25)
-
-        beats = asyncio.create_task(beat())
-        await wait_for_silence(bus.client("new"), Timing())
-        await beats
-        return asyncio.get_running_loop().time()
-
-    assert run_virtual(main()) == pytest.approx(4.75 + 3.0)
-
-
-def test_a_standby_without_a_connection_hears_nothing_and_concludes_nothing() -> None:
-    async def main() -> float:
-        bus = MemoryBus()
-        mine = bus.client("new")
-        mine.set_connected(False)
-        waiting = asyncio.create_task(wait_for_silence(mine, Timing()))
-        await asyncio.sleep(10)
-        assert not waiting.done()
-        mine.set_connected(True)
-        await waiting
-        return asyncio.get_running_loop().time()
-
-    assert run_virtual(main()) == pytest.approx(13.0, abs=0.1)
-
-
 # ---------------------------------------------------------------- how full the logs are (L6)
 
 
@@ -225,7 +186,7 @@ def test_trimming_goes_below_checkpoint_and_audit_and_never_to_fences(
         await world.looks(1)
         assert before - world.nodes.state().messages == removed  # 2 to 19; 1 is the fence, 20 is named
         assert world.nodes.last_on_subject(node_fence("n1", "n1-x")) is not None
-        assert world.full == [False]
+        assert not any(world.full)
 
     run_virtual(main())
 
@@ -235,10 +196,37 @@ def test_above_90_percent_nothing_more_is_admitted() -> None:
         world = Filling()
         world.fill(0.95)
         await world.looks(2)
-        assert world.full == [True, True]
+        assert world.full
+        assert all(world.full)
         assert world.checkpoints.saves == 1  # not at every look
         world.nodes.trim("rf.node.log.>", 60)
         await world.looks(1)
         assert world.full[-1] is False
 
     run_virtual(main())
+
+
+def test_a_log_at_its_mark_does_not_open_and_close_the_gate() -> None:
+    async def main() -> None:
+        world = Filling()
+        world.fill(0.91)
+        await world.watch.look()
+        world.nodes.trim("rf.node.log.>", 5)
+        assert RESUME_SHARE < world.nodes.state().full_share < STOP_SHARE
+        await world.watch.look()
+        assert world.full[-1] is True
+        world.nodes.trim("rf.node.log.>", 20)
+        await world.watch.look()
+        assert world.full[-1] is False
+        world.fill(0.88)
+        await world.watch.look()
+        assert world.full[-1] is False
+
+    run_virtual(main())
+
+
+def test_the_reserve_holds_the_ends_of_all_nodes_requests() -> None:
+    assert stop_share(-1, 4) == STOP_SHARE
+    assert stop_share(32 << 30, 4) == STOP_SHARE
+    assert stop_share(256 << 20, 4) == 1 - 4 * NODE_BYTES / (256 << 20)
+    assert stop_share(32 << 20, 4) == 1 - MAX_RESERVE_SHARE
