@@ -73,7 +73,7 @@ def _ledger(replica: Replica) -> Iterator[Signal]:
     overruns = replica.budget.overruns
     if overruns.requests:
         above = format_usd(overruns.amounts[0])
-        text = f"{overruns.requests} requests so far have cost more than their bound, {above} dollars in all"
+        text = f"requests that cost more than their bound, so far: {overruns.requests}, by {above} dollars in all"
         yield Signal("overrun", "", None, text, seen=overruns.requests)
     unknown = replica.budget.unknown_outcomes()
     text = f"{unknown} requests are of unknown outcome"
