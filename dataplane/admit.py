@@ -45,6 +45,9 @@ MAX_PROOFS = 3
 AGAIN = refuse("log_unavailable", "this node lost its incarnation before the request was sent; try again")
 """The admission was released through no fault of the request: admit it again."""
 
+CAPS_CHANGED = refuse("budget_unavailable", "caps changed before the request was sent, again and again; try again")
+"""The same, because of a cap or an account that changed under it (G8)."""
+
 STALE = refuse("log_unavailable", "the node's proof is too old to send anything; try again")
 """The admission stands, but needs a fresh proof: `revalidate` it."""
 
@@ -97,7 +100,7 @@ class Admitter:
             if failed is None:
                 return admission
             refusal = failed
-            if refusal is not AGAIN:
+            if not again(refusal):
                 return refusal
         return refusal
 

@@ -17,7 +17,7 @@ import asyncio
 
 from dataplane.adapters.port import Outcome
 from dataplane.exchange import Carriage, Phase
-from dataplane.governor import AGAIN, STALE, Admission, Governor
+from dataplane.governor import STALE, Admission, Governor, again
 from dataplane.inflight import State
 from dataplane.upstream.connection import SLICE_BYTES
 from dataplane.upstream.errors import (
@@ -71,7 +71,7 @@ class Dispatcher:
             verdict: Refusal | None = answer
             if verdict is STALE:
                 verdict = await self._governor.revalidate(carriage.admission)
-            if verdict is AGAIN:
+            if verdict is not None and again(verdict):
                 await self._admit_again(carriage)
             elif verdict is not None:
                 raise Ended(verdict)

@@ -13,12 +13,16 @@ from events.types import LeaseReturned, NodeEvent, RequestReleased, RequestSettl
 from schemas.amounts import Amounts
 from schemas.refusals import Refusal
 
+MAX_RELEASED = 10_000
+"""Released requests remembered until their clients are refused, which comes within the patience of one request."""
+
 
 class Ends:
     """Ends the requests of one node."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._released: dict[str, None] = {}
 
     def settle(
         self,
@@ -73,8 +77,15 @@ class Ends:
         if admission.needs and not admission.incarnation.over:
             returned = admission.incarnation.desk.release(admission.needs, admission.mark)
         self.correct_rates(admission.takes, admission.taken, 0)
+        self._released[admission.request_id] = None
+        if len(self._released) > MAX_RELEASED:
+            del self._released[next(iter(self._released))]
         event = RequestReleased(admission.request_id, reason, self._node.feed.now_ns())
         self._end(admission, event, returned)
+
+    def was_released(self, request_id: str) -> bool:
+        """Whether a request's intent is, or may be, in the log, and its release too."""
+        return request_id in self._released
 
     def withdraw(self, admission: Admission, refusal: Refusal, reason: str) -> None:
         """An admitted request must not go out any more: release it, and say why to whoever drives it."""

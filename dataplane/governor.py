@@ -26,7 +26,7 @@ from dataplane.admit import AGAIN, STALE, Admitter, again
 from dataplane.control import ControlPlane, Unanswered
 from dataplane.core import access
 from dataplane.core.access import Caller, Unregistered
-from dataplane.core.lines import Plan, line_ends_ns
+from dataplane.core.lines import Plan, line_gone
 from dataplane.core.snapshot import Snapshot
 from dataplane.ends import Ends
 from dataplane.enforce import STREAM_CUT, Enforcer, cut
@@ -41,7 +41,7 @@ from events.clock import Clock
 from events.log.port import AppendPort, LogError
 from events.messaging.port import Bus, Message, Subscription
 from events.types import NodeStopped, RequestRefused
-from schemas.accounts import NANOS_PER_S, parse_line
+from schemas.accounts import NANOS_PER_S
 from schemas.identity import Identity, format_identity
 from schemas.policy import KeyPolicy
 from schemas.refusals import Refusal, refuse
@@ -56,9 +56,6 @@ ASK_TRIES = 3
 
 TICK_S = 0.05
 FORGET_EVERY_NS = 10 * NANOS_PER_S
-LINE_KEPT_NS = 26 * 3600 * NANOS_PER_S
-"""After its window's end (reckoned in UTC) a line stays for a day and more: its account may turn in any zone, and a
-late message about it must still find its figures."""
 
 CLOSE_S = 5.0
 """At the end the log gets this long to take the last events."""
@@ -139,11 +136,13 @@ class Governor:
         node.tasks.forever(self._tick(), "tick")
         node.tasks.forever(node.rates.run(), "rate shares")
 
-    async def drain(self) -> None:
-        """Admit nothing more, let what is open end (at most `drain_ms`), return the leases, say goodbye, stop."""
+    async def drain(self, within_s: float | None = None) -> None:
+        """Admit nothing more, let what is open end (within `drain_ms`, or what is left of it), return the leases, say
+        goodbye, stop.
+        """
         node = self._node
         node.draining = True
-        await self._until_empty(node.timing.drain_ms / 1000)
+        await self._until_empty(node.timing.drain_ms / 1000 if within_s is None else within_s)
         for admission in node.inflight:
             if admission.unsent:
                 self._ends.release(admission, "draining")
@@ -376,13 +375,7 @@ class Governor:
                 incarnation.desk.forget(self._line_gone)
 
     def _line_gone(self, line: str) -> bool:
-        """Whether nothing can ever be lent on the line again."""
-        now_ns = self._node.feed.now_ns()
-        if line_ends_ns(line, "UTC") < now_ns - LINE_KEPT_NS:
-            return True
-        parsed = parse_line(line)
-        key = self._node.snapshot.keys.get(parsed.id) if parsed.kind == "key" else None
-        return key is not None and key.state == "revoked"
+        return line_gone(line, self._node.snapshot, self._node.feed.now_ns())
 
     async def _until_empty(self, limit_s: float) -> None:
         with contextlib.suppress(TimeoutError):

@@ -51,6 +51,11 @@ class Refusals:
             last_at_ns = max(entry.pending.last_at_ns, event.last_at_ns)
             entry.pending = replace(entry.pending, count=entry.pending.count + 1, last_at_ns=last_at_ns)
 
+    def tell(self, event: RequestRefused) -> None:
+        """Record a refusal by itself. For requests that were admitted first: each has cost two events already."""
+        self.total += 1
+        self._post((event,))
+
     def flush(self, now_ns: int, *, slow: bool = False, all_now: bool = False) -> None:
         """Post what a window has gathered, if it is over. `all_now`: whatever there is (the node is stopping)."""
         if slow:

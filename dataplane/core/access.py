@@ -30,6 +30,7 @@ _TWO_KEYS = refuse("unknown_key", "the request carries two different vault keys"
 _REVOKED = refuse("key_revoked", "the vault key is revoked")
 _EXPIRED = refuse("key_expired", "the vault key has expired")
 _SUSPENDED = refuse("key_suspended", "the vault key is suspended")
+_AGENT_SUSPENDED = refuse("agent_suspended", "the agent is suspended")
 _NEEDS_IDENTITY = refuse("identity_required", "the vault key belongs to several agents; name one in X-Agent-Identity")
 _TWO_IDENTITIES = refuse("identity_invalid", "X-Agent-Identity is given more than once")
 
@@ -185,7 +186,7 @@ def _allow(caller: Caller, upstream: str, method: str, segments: tuple[str, ...]
     if caller.key.upstreams and upstream not in caller.key.upstreams:
         return refuse("upstream_not_allowed", f"the vault key was not issued for {upstream}")
     if caller.agent.state != "active":
-        return refuse("agent_suspended", "the agent is suspended")
+        return _AGENT_SUSPENDED
     # Deny rules come here, in their order: before the allowlist, so that none of it can be reached around them.
     if caller.patterns is not None and not _any(caller.patterns, upstream, method, segments):
         return refuse("endpoint_not_allowed", f"the vault key does not allow {method} on this path")
@@ -224,7 +225,9 @@ def still_allowed(
             return caller, _REVOKED
         refusal = check_key(key, digest, now_ns) or allow(caller, upstream, method, segments)
         return caller, refusal or allow_model(caller, model)
-    return caller, check_key(key, digest, now_ns)
+    # Endpoint and model were allowed under these very records. Both lives are looked at again: the key's may end by
+    # time alone, and whoever let the request in may have looked at neither.
+    return caller, check_key(key, digest, now_ns) or (_AGENT_SUSPENDED if agent.state != "active" else None)
 
 
 def _compile(endpoints: Sequence[str]) -> tuple[Pattern, ...] | None:

@@ -28,6 +28,10 @@ _MONEY = frozenset({"usd", "refund"})
 
 FOREVER_NS = 2**63 - 1
 
+LINE_KEPT_NS = 26 * 3600 * NANOS_PER_S
+"""After its window's end (reckoned in UTC) a line stays for a day and more: its account may turn in any zone, and a
+late message about it must still find its figures."""
+
 
 class LeasedCap(NamedTuple):
     """A capped line of the current window. `meter`: its index in METERS."""
@@ -139,6 +143,15 @@ def line_ends_ns(line: str, zone: str) -> int:
     parsed = parse_line(line)
     end_s = window_end_s(parsed.window, parsed.start_s, zone)
     return FOREVER_NS if end_s is None else end_s * NANOS_PER_S
+
+
+def line_gone(line: str, snapshot: Snapshot, now_ns: int) -> bool:
+    """Whether nothing can ever be lent on the line again: its window is long over, or its key revoked."""
+    if line_ends_ns(line, "UTC") < now_ns - LINE_KEPT_NS:
+        return True
+    parsed = parse_line(line)
+    key = snapshot.keys.get(parsed.id) if parsed.kind == "key" else None
+    return key is not None and key.state == "revoked"
 
 
 def _end_ns(record: AccountCaps, window: str, start_s: int) -> int:

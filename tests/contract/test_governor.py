@@ -10,7 +10,7 @@ from support.governor_rig import ACK_LOST, DAY, LOST, Rig, code, start, until, v
 from support.scripted_control import START_WALL_NS
 
 from dataplane.adapters.port import Outcome
-from dataplane.admit import AGAIN, STALE
+from dataplane.admit import AGAIN, CAPS_CHANGED, STALE
 from dataplane.governor import Admission
 from events.log.faults import PublishFate
 from events.types import (
@@ -18,11 +18,13 @@ from events.types import (
     LeaseReturned,
     NodeStarted,
     RequestAdmitted,
+    RequestRefused,
     RequestReleased,
     RequestRevalidated,
     RequestSettled,
 )
 from schemas.accounts import Cap
+from schemas.policy import Who
 from schemas.refusals import Refusal
 from schemas.rpc import LeaseAnswer, LeaseAsk, Recall
 
@@ -269,12 +271,29 @@ async def test_a_lowered_cap_takes_back_leases_and_reservations_made_under_the_o
     sent = await rig.dispatched(100)
     lowered = await rig.control.tell(rig.control.caps("key", "vk_1", Cap("usd", "day", 50)))
     await until(lambda: rig.control.of(Applied)[-1].through == lowered)
-    assert rig.governor.check_dispatch(unsent) is AGAIN
+    assert rig.governor.check_dispatch(unsent) is CAPS_CHANGED
+    assert CAPS_CHANGED.code == "budget_unavailable"  # the log is well
     granted = rig.control.granted["n1-1", DAY]
     assert rig.control.of(LeaseReturned)[-1].returned == {DAY: granted - 100}
     assert names(rig, LeaseReturned, Applied)[-1] == "Applied"
     rig.settle(sent, 30)
     await until(lambda: rig.control.of(LeaseReturned)[-1].returned == {DAY: granted - 30})
+    await rig.stop()
+
+
+@virtual
+async def test_the_refusal_of_a_request_with_an_intent_is_an_event_of_its_own() -> None:
+    """Counted into another's event it would be told twice: as released under its own id, as refused under that one."""
+    rig = Rig()
+    await rig.start()
+    unsent = [await rig.admitted() for _ in range(3)]
+    await rig.control.tell(rig.control.key(state="suspended"))
+    await until(lambda: all(admission.refusal is not None for admission in unsent))
+    for name in (*(admission.request_id for admission in unsent), "req_x", "req_y", "req_z"):
+        rig.governor.refused(RequestRefused(name, "key_suspended", 1, 1, Who(key="vk_1")))
+    await until(lambda: sum(event.count for event in rig.control.of(RequestRefused)) == 6)
+    told = [(event.request_id, event.count) for event in rig.control.of(RequestRefused)]
+    assert told == [*((admission.request_id, 1) for admission in unsent), ("req_x", 1), ("req_y", 2)]
     await rig.stop()
 
 

@@ -179,6 +179,14 @@ def test_what_was_allowed_is_asked_again(records: tuple[KeyPolicy | AgentPolicy,
     assert again.key is snapshot.keys["vk_1"] or refusal is not None
 
 
+def test_a_suspended_agent_is_refused_also_where_no_record_has_changed() -> None:
+    bot = replace(BOT, state="suspended")
+    snapshot = snapshot_with(KEY, bot)
+    caller = Callers().get(snapshot.keys["vk_1"], snapshot.agents["bot"], "")
+    again, refusal = still_allowed(snapshot, caller, DIGEST, 0, ("stripe", "GET", ("v1",), "gpt-4o"))
+    assert (again, code(refusal)) == (caller, "agent_suspended")
+
+
 def test_callers_are_derived_anew_when_a_record_changes() -> None:
     callers = Callers()
     first = callers.get(KEY, BOT, "")
