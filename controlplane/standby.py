@@ -58,8 +58,8 @@ class LeaderWatch:
     def leader(self) -> Presence | None:
         """The leader of the newest epoch, if it lives as far as is known here."""
         known, vigil = self._presence, self._vigil
-        alive = vigil.heard and not vigil.certain() and self._clock.elapsed_ns() < vigil.due_ns()
-        return known if alive and known is not None and known.epoch == vigil.epoch else None
+        lives = vigil.lives(self._clock.elapsed_ns())
+        return known if lives and known is not None and known.epoch == vigil.epoch else None
 
     def fenced(self, epoch: int) -> None:
         """The fold has passed a fence of the control log."""

@@ -50,6 +50,7 @@ class Vigil:
         self._chance = chance
         self._fresh = False
         self._since_ns = now_ns
+        self._spoke_ns = 0
         self._takeovers = 0
         self._gone = 0
         self._over_ns: int | None = None
@@ -81,6 +82,7 @@ class Vigil:
         if epoch == self.epoch:
             self._takeovers = 0
             self.heard = True
+            self._spoke_ns = now_ns
             self._begin(now_ns)
 
     def left(self, epoch: int, now_ns: int) -> None:
@@ -109,6 +111,10 @@ class Vigil:
     def quiet(self, now_ns: int) -> bool:
         """Whether it is worth asking."""
         return not self.heard or now_ns - self._since_ns >= self._quiet_ns
+
+    def lives(self, now_ns: int) -> bool:
+        """Whether the leader gave a sign of life lately, as far as could be heard."""
+        return self.heard and self._over_ns is None and now_ns - self._spoke_ns < self._timeout_ns
 
     def certain(self) -> bool:
         """Whether the end is known, and not merely concluded from silence."""
