@@ -241,19 +241,24 @@ async def test_a_standby_that_dies_after_its_fence_is_followed_by_the_next(rig: 
     (leader,) = await chairs(rig, 1)
     gates = [Gate(), Gate()]
     others = [Chair(rig, f"s{number}", gate) for number, gate in enumerate(gates)]
-    tried: list[Chair] = []
-    for gate, other in zip(gates, others, strict=True):
-        gate.on_fence = partial(tried.append, other)
+    tried: list[Gate] = []
+
+    def stop_after_the_fence(gate: Gate) -> None:
+        tried.append(gate)
+        gate.close()
+
+    for gate in gates:
+        gate.on_fence = partial(stop_after_the_fence, gate)
     await until(lambda: all(other.stands_by for other in others))
     count = fences(rig)
-    for gate in gates:
-        gate.delay_s = 1.0  # so that a takeover takes its time
     leader.kill()
     await until(lambda: fences(rig) > count)
-    dead = tried[0]
+    first = gates.index(tried[0])
+    dead, left = others[first], others[1 - first]
     assert not dead.leads
     dead.kill()
-    (left,) = [other for other in others if other is not dead]
+    gates[1 - first].on_fence = None
+    gates[1 - first].reopen()
     assert await until(lambda: left.leads) < PAUSED_S
     await end_all(left)
 
