@@ -37,7 +37,7 @@ class AuditEar:
     def __init__(self, bus: Bus, clock: Clock) -> None:
         self._bus = bus
         self._clock = clock
-        self._heard_ns = 0
+        self._heard_ns = clock.elapsed_ns()
         self._status: AuditStatus | None = None
         self._decode = msgspec.json.Decoder(AuditStatus).decode
         self._subscription: Subscription | None = None

@@ -71,7 +71,7 @@ class LogWatch:
         on_full: Callable[[bool], None],
         nodes: Callable[[], int] = lambda: 0,
     ) -> None:
-        self._logs = logs
+        self.ports = logs
         self._checkpoints = checkpoints
         self._audited = audited
         self._on_full = on_full
@@ -101,7 +101,7 @@ class LogWatch:
 
     async def look(self) -> None:
         """Ask both streams, tell how they stand, make room where it is time."""
-        for port in self._logs:
+        for port in self.ports:
             try:
                 self.states[port.name] = await port.state()
             except LogUnavailable as error:
@@ -111,7 +111,7 @@ class LogWatch:
             else:
                 self._silent_since_s.pop(port.name, None)
         self._tell()
-        for port in self._logs:
+        for port in self.ports:
             try:
                 await self._trim_if_due(port)
             except LogUnavailable as error:
