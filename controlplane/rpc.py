@@ -172,7 +172,8 @@ class Rpc:
     # ------------------------------------------------------------ methods
 
     async def _join(self, slot: str, payload: bytes) -> msgspec.Struct:
-        return await self._membership.join(slot, msgspec.json.decode(payload, type=JoinAsk))
+        answer = await self._membership.join(slot, msgspec.json.decode(payload, type=JoinAsk))
+        return msgspec.structs.replace(answer, log_full=self._feed.log_full)
 
     async def _snapshot(self, slot: str, payload: bytes) -> msgspec.Struct:
         ask = msgspec.json.decode(payload, type=SnapshotAsk)
