@@ -28,7 +28,7 @@ def control(settings: Path) -> None:
     # Each role imports what it needs: the control plane is not to load the audit's engine, nor the other way.
     from controlplane.control_process import run_control  # noqa: PLC0415
 
-    _run(run_control(read_process_settings(settings, ControlProcess)))
+    _run(run_control(read_process_settings(settings, ControlProcess), settings))
 
 
 @main.command()
