@@ -37,7 +37,7 @@ def audit(settings: Path) -> None:
     """The audit writer, with ClickHouse embedded if the settings say so."""
     from controlplane.audit.process import run_audit  # noqa: PLC0415 - as above
 
-    _run(run_audit(read_process_settings(settings, AuditProcess)))
+    _run(run_audit(read_process_settings(settings, AuditProcess), settings))
 
 
 def _run(role: Coroutine[Any, Any, None]) -> None:

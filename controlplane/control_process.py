@@ -29,7 +29,7 @@ from controlplane.leader import Leader
 from controlplane.operations import Operations
 from controlplane.process import run_until_stopped, write_ready_mark
 from controlplane.process_settings import ControlProcess
-from controlplane.reload import Reloader
+from controlplane.reload import Reloader, renew_control
 from controlplane.seat import Seat
 from controlplane.up.ports import url_host
 from controlplane.version import VERSION
@@ -38,6 +38,7 @@ from events.log.port import LogUnavailable
 from events.log.streams import log_streams
 from events.messaging.clock import SystemClock
 from events.messaging.connection import NatsConnection, connect
+from events.tls import TlsContext, client_tls, server_tls
 
 BACKLOG = 256
 """Connections waiting to be accepted: operators and their scripts, not agents."""
@@ -57,6 +58,7 @@ async def run_control(settings: ControlProcess, path: Path) -> None:
     read again at SIGHUP.
     """
     clock = SystemClock()
+    tls = server_tls(settings.tls) if settings.tls is not None else None
     nats = await connect(settings.nats, name="ringfence control")
     store = Store(settings.clickhouse)
     try:
@@ -66,8 +68,8 @@ async def run_control(settings: ControlProcess, path: Path) -> None:
         seat, operations = _wire(settings, nats, logs, store, clock, port)
         try:
             await operations.ear.start()
-            Reloader(path, store, nats, partial(_admit, seat)).listen()
-            async with _serving(settings, seat, operations, store, clock, listener):
+            Reloader(path, ControlProcess, partial(renew_control, store, nats, tls, partial(_admit, seat))).listen()
+            async with _serving(settings, seat, operations, store, clock, listener, tls):
                 jobs = {"seat": seat.run(), "ready mark": _tell_when_ready(seat, Path(settings.ready_mark), port)}
                 try:
                     await run_until_stopped(jobs, parent_pid=settings.parent_pid)
@@ -106,7 +108,7 @@ def _wire(
         timing,
         FileCheckpoints(Path(settings.data_dir)),
         version=VERSION,
-        url=settings.advertise_url or f"http://{url_host(settings.host)}:{port}",
+        url=settings.advertise_url or f"{'https' if settings.tls else 'http'}://{url_host(settings.host)}:{port}",
         first=first,
         meanwhile=meanwhile,
         on_loaded=_settle_memory,
@@ -140,9 +142,11 @@ async def _serving(
     store: Store,
     clock: Clock,
     listener: socket.socket,
+    tls: TlsContext | None,
 ) -> AsyncIterator[None]:
     """Serve HTTP; at the end, answer what is under way."""
-    async with forwarding_session() as session:
+    peer_tls = client_tls(settings.peer_tls).ssl if settings.peer_tls is not None else None
+    async with forwarding_session(peer_tls) as session:
         app = build_api(
             seat,
             ClickHouseReader(store),
@@ -161,7 +165,8 @@ async def _serving(
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_S)
         await runner.setup()
         try:
-            await web.SockSite(runner, listener, backlog=BACKLOG).start()
+            secure = tls.ssl if tls is not None else None
+            await web.SockSite(runner, listener, backlog=BACKLOG, ssl_context=secure).start()
             _log.info("serving on port %d, pid %d", listener.getsockname()[1], os.getpid())
             yield
         finally:

@@ -10,6 +10,7 @@ import msgspec
 
 from events.messaging.credentials import NatsCredentials
 from schemas.settings import Settings
+from schemas.tls import TlsClient, TlsServer
 
 T = TypeVar("T")
 
@@ -21,6 +22,8 @@ class ClickHouseAccess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     port: int
     user: str
     password: str
+    tls: TlsClient | None = None
+    """None: plain HTTP. What `ca_file` names is trusted besides the system's authorities."""
 
     def __repr__(self) -> str:
         """Without the password."""
@@ -45,6 +48,10 @@ class ControlProcess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     nodes_stream_bytes: int = 0
     replicas: Literal[1, 3] = 1
     """Copies of each log stream, on as many NATS servers. Raised on a running stream, never lowered."""
+    tls: TlsServer | None = None
+    """For the HTTP API; None: plain HTTP."""
+    peer_tls: TlsClient | None = None
+    """How a standby speaks to the leader, where the API has TLS; None: by the authorities that the system trusts."""
     parent_pid: int = 0
     """The supervisor; when it has gone the process ends. 0: none."""
 
@@ -67,6 +74,9 @@ class AuditProcess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     nodes_stream_bytes: int = 0
     replicas: Literal[1, 3] = 1
     """Copies of each log stream, on as many NATS servers. Raised on a running stream, never lowered."""
+    tls: TlsServer | None = None
+    """For the embedded ClickHouse's endpoint; None: plain HTTP. This process's own client checks it by
+    `clickhouse.tls`."""
     parent_pid: int = 0
 
 

@@ -11,6 +11,7 @@ import msgspec
 from events.messaging.credentials import NatsCredentials
 from schemas.ids import is_slot
 from schemas.settings import Settings
+from schemas.tls import TlsServer
 
 
 class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -21,6 +22,8 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     host: str = "127.0.0.1"
     port: int = 8080
     """0: any free one, told by the ready mark. Several workers may share a port."""
+    tls: TlsServer | None = None
+    """For clients; None: plain HTTP. With several workers on a port, all have it or none."""
     ready_mark: str = ""
     """A file to write, as JSON with pid and port, once requests are admitted; empty: none."""
     parent_pid: int = 0

@@ -2,10 +2,11 @@
 
 | signal | what happens |
 |---|---|
-| SIGTERM, SIGINT | drains: takes nothing new, lets open requests end, flushes events, returns leases, ends |
+| SIGTERM | hands over: accepts no connection, serves those that are there until they have gone; then as SIGINT |
+| SIGINT | drains: takes nothing new, lets open requests end, flushes events, returns leases, ends |
 | a second one | ends at once, as a crash would |
-| SIGHUP | reads its settings file again and takes over new credentials |
-| its parent's end | as SIGTERM |
+| SIGHUP | reads its settings file again and takes over new credentials and certificates (dataplane.reload) |
+| its parent's end | as SIGINT |
 
 A background task that fails ends the process with exit code 1: a node that does not follow its policy must not serve.
 """
@@ -18,20 +19,24 @@ import logging
 import os
 import resource
 import signal
+import socket
 from pathlib import Path
+from typing import Any
 
 from dataplane.governor import Governor
 from dataplane.metrics import Metrics
-from dataplane.node_settings import NodeSettings, SettingsError, read_settings
+from dataplane.node_settings import NodeSettings
 from dataplane.proxy import Proxy
+from dataplane.reload import Reloader
 from dataplane.server import MAX_CONNECTIONS, Listening, listen
 from dataplane.upstreams import Destinations
 from events.messaging.clock import SystemClock
 from events.messaging.connection import NatsConnection, connect
+from events.tls import server_tls
 from schemas.fx import build_fx
 from schemas.price_file import packaged_text, parse_prices
 from schemas.prices import PriceList
-from schemas.settings import Settings
+from schemas.settings import Settings, Timing
 
 STARTUP_S = 5.0
 """A node that is not ready by then listens all the same, and says in its refusals what is missing."""
@@ -54,9 +59,11 @@ class Defect(Exception):
     """A background task failed; the message names it."""
 
 
-async def run(path: Path, node: NodeSettings, version: str) -> None:
-    """Serve until a signal, or until the parent has gone. Raises Defect, ValueError for bad settings, OSError if the
-    port cannot be had, BusUnavailable if NATS does not answer.
+async def run(path: Path, node: NodeSettings, version: str, listener: socket.socket | None = None) -> None:
+    """Serve until a signal, or until the parent has gone. `listener`: handed over by whoever started the process.
+
+    Raises Defect, ValueError for bad settings, OSError if the port cannot be had, BusUnavailable if NATS does not
+    answer.
     """
     destinations = Destinations(node.settings.upstreams, _prices(node.settings), build_fx(node.settings.fx))
     stop = _Stop(node.parent_pid)
@@ -74,7 +81,8 @@ async def run(path: Path, node: NodeSettings, version: str) -> None:
         pid=os.getpid(),
     )
     proxy = Proxy(governor, destinations, clock, metrics, os.urandom, slot)
-    _on_hangup(path, destinations)
+    tls = server_tls(node.tls) if node.tls is not None else None
+    Reloader(path, slot, destinations, nats, tls).listen()
     try:
         await governor.start()
         await _until_ready(governor, stop)
@@ -84,32 +92,46 @@ async def run(path: Path, node: NodeSettings, version: str) -> None:
             node.host,
             node.port,
             shared=True,
+            listener=listener,
             door=proxy.door,
             max_connections=_connections(),
+            tls=tls.ssl if tls is not None else None,
         )
         _log.info("node %s listens on %s:%d", slot, node.host, listening.port)
         marking = asyncio.get_running_loop().create_task(_mark_ready(governor, node, listening), name="ready mark")
         _settle_memory()
         await stop.wait(governor)
         marking.cancel()
-        await _drain(governor, listening, stop)
+        await _drain(governor, listening, stop, node.settings.timing)
     finally:
         await _close(governor, destinations, nats, stop)
     if governor.defect.done():
         raise Defect(f"task {governor.defect.result()} failed")
 
 
-async def _drain(governor: Governor, listening: Listening, stop: "_Stop") -> None:
+async def _drain(governor: Governor, listening: Listening, stop: "_Stop", timing: Timing) -> None:
     """Let everything end in order; a defect or a second signal cuts it short."""
-    await listening.stop_accepting()
     if not governor.defect.done():
-        draining = asyncio.get_running_loop().create_task(governor.drain(), name="drain")
+        leaving = asyncio.get_running_loop().create_task(_leave(governor, listening, stop, timing), name="drain")
         again = asyncio.get_running_loop().create_task(stop.again(), name="second signal")
-        await asyncio.wait({draining, again}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (draining, again):
+        ends: set[asyncio.Future[Any]] = {leaving, again, governor.defect}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for task in (leaving, again):
             task.cancel()
-        await asyncio.wait({draining, again})
+        await asyncio.wait({leaving, again})
     await listening.close(CLOSE_S)
+
+
+async def _leave(governor: Governor, listening: Listening, stop: "_Stop", timing: Timing) -> None:
+    """Somebody else accepts what comes: serve what is here, within `drain_ms` in all. Else refuse it at once."""
+    loop = asyncio.get_running_loop()
+    end_s = loop.time() + timing.drain_ms / 1000
+    if stop.hands_over:
+        _log.info("handing over: open connections are served until they have gone")
+        await listening.hand_over(timing.idle_grace_ms / 1000, timing.drain_ms / 1000)
+    else:
+        listening.stop_accepting()
+    await governor.drain(max(0.0, end_s - loop.time()))
 
 
 async def _close(governor: Governor, destinations: Destinations, nats: NatsConnection, stop: "_Stop") -> None:
@@ -125,13 +147,16 @@ class _Stop:
     def __init__(self, parent_pid: int) -> None:
         self._parent_pid = parent_pid
         self._signals = 0
+        self.hands_over = False
+        """The first signal was SIGTERM."""
         self._changed = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled)
+            loop.add_signal_handler(number, self._signalled, number)
 
-    def _signalled(self) -> None:
+    def _signalled(self, number: signal.Signals) -> None:
         self._signals += 1
+        self.hands_over = self.hands_over or (self._signals == 1 and number == signal.SIGTERM)
         self._changed.set()
 
     @property
@@ -158,18 +183,6 @@ class _Stop:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)
-
-
-def _on_hangup(path: Path, destinations: Destinations) -> None:
-    def reload() -> None:
-        try:
-            changed = destinations.renew(read_settings(path).settings.upstreams)
-        except (SettingsError, ValueError) as error:
-            _log.error("credentials stay as they were: %s", error)
-        else:
-            _log.info("credentials read again; changed: %s", ", ".join(changed) or "none")
-
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
 
 
 async def _until_ready(governor: Governor, stop: _Stop) -> None:

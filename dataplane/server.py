@@ -7,10 +7,13 @@ logged by type alone, since their texts quote what a client sent.
 
 import asyncio
 import logging
+import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
 from aiohttp.web import BaseRequest, RequestHandler, StreamResponse
 
 from dataplane.adapters import neutral
@@ -34,6 +37,11 @@ HEAD_TIMEOUT_S = 10.0
 
 MAX_CONNECTIONS = 20_000
 """Twice as many idle streams as a node is built for; less where the system allows fewer open files."""
+
+BACKLOG = 1024
+"""Connections that wait to be accepted."""
+
+HAND_OVER_POLL_S = 0.02
 
 LINGER_S = 5.0
 """After a refusal the rest of a body is read for so long, so that the client sees the answer and not a reset."""
@@ -116,6 +124,16 @@ class _Connection(RequestHandler):
         self.turned_away = False
         self._late = self._loop.call_later(HEAD_TIMEOUT_S, self._give_up)
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is no request, nor a part of one."""
+        waiter = self._waiter
+        return waiter is not None and not waiter.done() and self._late is None and not self._skip
+
+    def leave(self, factory: Callable[..., BaseRequest]) -> None:
+        """Make the requests that come on it by `factory`."""
+        self._request_factory = factory
+
     def _head_is_here(self) -> None:
         if self._late is not None:
             self._late.cancel()
@@ -172,6 +190,21 @@ class ProxyServer(web.Server):
     def new_id(self) -> str:
         return ids.request_id(self._draw(ids.ID_BYTES))
 
+    def leave(self) -> None:
+        """Serve on, but let every answer be the last on its connection."""
+        self.request_factory = self._last_request
+        for connection in self.connections:
+            if isinstance(connection, _Connection):
+                connection.leave(self._last_request)
+
+    def close_idle(self) -> None:
+        for connection in self.connections:
+            if isinstance(connection, _Connection) and connection.idle:
+                connection.force_close()
+
+    def _last_request(self, message: RawRequestMessage, *rest: Any) -> BaseRequest:
+        return self._make_request(message._replace(should_close=True), *rest)
+
     def __call__(self) -> RequestHandler:
         return _Connection(
             self,
@@ -194,11 +227,25 @@ class Listening:
         self._listener = listener
         self.port: int = listener.sockets[0].getsockname()[1]
 
-    async def stop_accepting(self) -> None:
-        """Take no new connections; open ones go on. Idle ones are closed."""
+    async def hand_over(self, idle_s: float, limit_s: float) -> None:
+        """Accept nothing more; serve what is connected until it has gone, at most for `limit_s`.
+
+        Each answer from now on tells its client to connect anew; what stays idle for `idle_s` is closed.
+        """
         self._listener.close()
-        self._server.pre_shutdown()
-        await asyncio.sleep(0)
+        self._server.leave()
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        while self._server.connections and loop.time() - began_s < limit_s:
+            if loop.time() - began_s >= idle_s:
+                self._server.close_idle()
+            await asyncio.sleep(HAND_OVER_POLL_S)
+
+    def stop_accepting(self) -> None:
+        """Take no new connections; idle ones are closed, the others go on."""
+        self._listener.close()
+        self._server.leave()
+        self._server.close_idle()
 
     async def close(self, grace_s: float) -> None:
         """Close all connections, after at most `grace_s`."""
@@ -213,14 +260,21 @@ async def listen(
     port: int,
     *,
     shared: bool,
+    listener: socket.socket | None = None,
     door: Door | None = None,
     max_connections: int = MAX_CONNECTIONS,
+    tls: ssl.SSLContext | None = None,
 ) -> Listening:
     """Serve `handler`. `shared`: several processes may listen on the port, and the system divides the connections.
+    `listener`: a socket that is bound already, and stays open for others when this process closes it. `tls`: serve
+    HTTPS with it.
 
     Raises OSError if the address cannot be had.
     """
     server = ProxyServer(handler, draw, door, max_connections)
     loop = asyncio.get_running_loop()
-    listener = await loop.create_server(server, host, port, reuse_port=shared or None, backlog=1024)
-    return Listening(server, listener)
+    if listener is not None:
+        made = await loop.create_server(server, sock=listener, backlog=BACKLOG, ssl=tls)
+    else:
+        made = await loop.create_server(server, host, port, reuse_port=shared or None, backlog=BACKLOG, ssl=tls)
+    return Listening(server, made)

@@ -16,6 +16,7 @@ client reads here what it wrote through here.
 import asyncio
 import hmac
 import logging
+import ssl
 from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
@@ -83,14 +84,17 @@ class Place(Protocol):
         """Wait until the control log is folded that far."""
 
 
-def forwarding_session() -> aiohttp.ClientSession:
-    """For the way to the leader: nothing is kept, followed, unpacked or taken from the environment."""
+def forwarding_session(tls: ssl.SSLContext | None = None) -> aiohttp.ClientSession:
+    """For the way to the leader: nothing is kept, followed, unpacked or taken from the environment.
+
+    `tls`: whom to trust there, if the leader speaks HTTPS; None: whom the system trusts.
+    """
     timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_connect=CONNECT_S, sock_read=SILENT_S)
     return aiohttp.ClientSession(
         timeout=timeout,
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
-        connector=aiohttp.TCPConnector(limit=MAX_FORWARDED),
+        connector=aiohttp.TCPConnector(limit=MAX_FORWARDED, ssl=tls if tls is not None else True),
     )
 
 

@@ -10,6 +10,7 @@ with the same `insert_deduplication_token`.
 """
 
 import asyncio
+import ssl
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
@@ -50,8 +51,8 @@ class EmbeddedClickHouse:
         self._large_bodies = asyncio.Semaphore(limits.bodies_max)
         self._serving: tuple[web.AppRunner, StatementService] | None = None
 
-    async def start(self, host: str, port: int) -> int:
-        """Open the directory and listen; port 0 picks a free one. Returns the port.
+    async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
+        """Open the directory and listen, with `tls` by HTTPS alone; port 0 picks a free one. Returns the port.
 
         Raises `EngineUnavailableError` (chDB missing or unusable), `DataDirectoryInUseError`, `OSError` (port taken).
         The event loop stands still for about a second: loading chDB changes the working directory meanwhile.
@@ -72,7 +73,7 @@ class EmbeddedClickHouse:
         self._serving = runner, service
         try:
             await runner.setup()
-            await web.TCPSite(runner, host, port).start()
+            await web.TCPSite(runner, host, port, ssl_context=tls).start()
         except OSError:
             await self.close()
             raise

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from controlplane.audit.store import Store, StoreUnavailable
 from controlplane.audit.writer import LogName, LogWriter
 from controlplane.process import run_until_stopped, write_ready_mark
 from controlplane.process_settings import AuditProcess
+from controlplane.reload import Reloader
 from events.log.port import LogUnavailable, StreamPort
 from events.log.streams import log_streams
 from events.messaging.connection import NatsConnection, connect
+from events.tls import TlsContext, server_tls
 
 _log = logging.getLogger(__name__)
 
@@ -28,8 +31,11 @@ LAST_BLOCK_S = 1.5
 """At the end the writers get this long to gather and write what the logs hold."""
 
 
-async def run_audit(settings: AuditProcess) -> None:
-    """Run until SIGTERM, or until something ends that must not. Raises what ended it."""
+async def run_audit(settings: AuditProcess, path: Path) -> None:
+    """Run until SIGTERM, or until something ends that must not. Raises what ended it. `path`: the file of `settings`,
+    read again at SIGHUP.
+    """
+    tls = server_tls(settings.tls) if settings.tls is not None else None
     nats = await connect(settings.nats, name="ringfence audit")
     try:
         control, nodes = await _streams(nats, settings)
@@ -38,9 +44,10 @@ async def run_audit(settings: AuditProcess) -> None:
         if settings.embedded_path:
             login = authenticator(auditors, access.user, access.password)
             endpoint = EmbeddedClickHouse(Path(settings.embedded_path), login, limits=EndpointLimits())
-            port = await endpoint.start(access.host, access.port)
+            port = await endpoint.start(access.host, access.port, tls.ssl if tls is not None else None)
             access = msgspec.structs.replace(access, port=port)
         store = Store(access)
+        Reloader(path, AuditProcess, partial(_renew, nats, store, access.port, tls)).listen()
         try:
             await _migrate(store)
             writers = {name: LogWriter(name, port, store) for name, port in _logs(control, nodes)}
@@ -72,6 +79,18 @@ async def _streams(nats: NatsConnection, settings: AuditProcess) -> tuple[Stream
         except LogUnavailable as error:
             _log.warning("the logs do not answer: %s", error)
             await asyncio.sleep(STREAMS_RETRY_S)
+
+
+async def _renew(
+    nats: NatsConnection, store: Store, port: int, tls: TlsContext | None, settings: AuditProcess
+) -> list[str]:
+    """SIGHUP: sign in anew, and take over certificates. (A new password of the embedded endpoint takes a restart.)"""
+    if tls is not None:
+        tls.renew()
+    changed = ["nats"] if await nats.renew(settings.nats) else []
+    if not settings.embedded_path and await store.renew(msgspec.structs.replace(settings.clickhouse, port=port)):
+        changed.append("clickhouse")
+    return changed
 
 
 def _logs(control: StreamPort, nodes: StreamPort) -> tuple[tuple[LogName, StreamPort], tuple[LogName, StreamPort]]:

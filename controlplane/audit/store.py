@@ -76,8 +76,8 @@ class Store:
 
     async def renew(self, access: ClickHouseAccess) -> bool:
         """Sign in with this from the next call on; whether it is news. Calls under way end as they may."""
-        if access == self._access:
-            return False
+        if access == self._access and access.tls is None:
+            return False  # with TLS the files may be new
         async with self._connecting:
             self._access = access
             client, self._client = self._client, None
@@ -102,8 +102,25 @@ class Store:
                     autogenerate_session_id=False,
                     connect_timeout=5,
                     send_receive_timeout=QUERY_TIMEOUT_S,
+                    **_tls(self._access),
                 )
             return self._client
+
+
+def _tls(access: ClickHouseAccess) -> dict[str, Any]:
+    """The client's arguments for HTTPS."""
+    files = access.tls
+    if files is None:
+        return {"interface": "http"}
+    return {
+        "interface": "https",
+        "ca_cert": files.ca_file or None,
+        "client_cert": files.cert_file or None,
+        "client_cert_key": files.key_file or None,
+        # Without it a client certificate would replace user and password.
+        "tls_mode": "strict",
+        "server_host_name": files.server_name or None,
+    }
 
 
 def statements(script: str) -> list[str]:

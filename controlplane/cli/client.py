@@ -9,9 +9,15 @@ from typing import Any
 import aiohttp
 import click
 
+from events.tls import TlsUnusable, client_tls
+from schemas.tls import TlsClient
+
 DEFAULT_DATA_DIR = ".ringfence"
 TIMEOUT_S = 30.0
 """A revocation takes at most about a second; reports may take several."""
+
+CONNECT_S = 3.0
+"""Then another control plane is tried, if there is one."""
 
 EXIT_REFUSED = 1
 """The server answered, and said no."""
@@ -27,16 +33,22 @@ class CliError(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance too
 
 
-class Client:
-    """One server and one operator token."""
+REPEATABLE = frozenset({"GET", "PUT", "DELETE"})
+"""Methods that may be sent again when nobody knows what became of the first time."""
 
-    def __init__(self, url: str, token: str) -> None:
-        self._url = url.rstrip("/")
+
+class Client:
+    """One gateway and one operator token. `urls`: of its control planes, separated by commas; the first that can be
+    reached is asked.
+    """
+
+    def __init__(self, urls: str, token: str) -> None:
+        self._urls = [url.strip().rstrip("/") for url in urls.split(",") if url.strip()]
         self._token = token
 
     def __repr__(self) -> str:
         """Without the token."""
-        return f"Client({self._url!r})"
+        return f"Client({', '.join(self._urls)!r})"
 
     def call(
         self,
@@ -51,23 +63,41 @@ class Client:
 
     async def _call(self, method: str, path: str, params: dict[str, str], body: dict[str, Any] | None) -> Any:
         headers = {"Authorization": f"Bearer {self._token}"}
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-        try:
-            async with (
-                aiohttp.ClientSession(headers=headers, timeout=timeout) as session,
-                session.request(method, self._url + path, params=params, json=body, allow_redirects=False) as answer,
-            ):
-                text = await answer.text()
-                status, kind = answer.status, answer.content_type
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise CliError(
-                f"no answer from {self._url}: {type(error).__name__}. Is `ringfence up` running?", EXIT_UNREACHABLE
-            ) from None
-        if status >= 400:
-            raise CliError(_explain(status, text), EXIT_REFUSED)
-        if kind == "application/json":
-            return json.loads(text)
-        return text or None
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S, sock_connect=CONNECT_S)
+        failures = []
+        async with aiohttp.ClientSession(headers=headers, timeout=timeout, connector=_connector()) as session:
+            for url in self._urls:
+                try:
+                    sent = {"params": params, "json": body, "allow_redirects": False}
+                    async with session.request(method, url + path, **sent) as answer:
+                        return _decode(answer.status, answer.content_type, await answer.text())
+                except (aiohttp.ClientError, TimeoutError) as error:
+                    failures.append(f"{url}: {type(error).__name__}")
+                    unsent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+                    if not unsent and method not in REPEATABLE:
+                        break
+        raise CliError(f"no answer from {', '.join(failures)}. Is `ringfence up` running?", EXIT_UNREACHABLE)
+
+
+def _decode(status: int, kind: str, text: str) -> Any:
+    if status >= 400:
+        raise CliError(_explain(status, text), EXIT_REFUSED)
+    return json.loads(text) if kind == "application/json" else text or None
+
+
+def _connector() -> aiohttp.TCPConnector:
+    """For HTTPS: the system's authorities, or the one in RINGFENCE_CA_FILE; a certificate of the caller's own from
+    RINGFENCE_CERT_FILE and RINGFENCE_KEY_FILE, where the server asks for one.
+    """
+    names = ("CA_FILE", "CERT_FILE", "KEY_FILE")
+    ca_file, cert_file, key_file = (os.environ.get(f"RINGFENCE_{name}", "") for name in names)
+    if not ca_file and not cert_file:
+        return aiohttp.TCPConnector()
+    try:
+        context = client_tls(TlsClient(ca_file=ca_file, cert_file=cert_file, key_file=key_file)).ssl
+    except TlsUnusable as error:
+        raise CliError(str(error), EXIT_UNREACHABLE) from None
+    return aiohttp.TCPConnector(ssl=context)
 
 
 def _explain(status: int, text: str) -> str:
@@ -82,7 +112,9 @@ def _explain(status: int, text: str) -> str:
 
 
 def find_client(url: str | None, token: str | None, data_dir: str | None) -> Client:
-    """`--url`/`--token`, else the environment, else the data directory of a local `ringfence up`."""
+    """`--url`/`--token`, else the environment, else the data directory of a local `ringfence up`. A URL may be several,
+    separated by commas.
+    """
     url = url or os.environ.get("RINGFENCE_URL")
     token = token or os.environ.get("RINGFENCE_TOKEN")
     directory = Path(data_dir or os.environ.get("RINGFENCE_DATA_DIR") or DEFAULT_DATA_DIR)
@@ -96,7 +128,8 @@ def find_client(url: str | None, token: str | None, data_dir: str | None) -> Cli
 def _endpoint(directory: Path) -> str:
     path = directory / "endpoints.json"
     try:
-        return str(json.loads(path.read_text())["control"])
+        endpoints = json.loads(path.read_text())
+        return str(endpoints.get("controls") or endpoints["control"])
     except (OSError, ValueError, KeyError):
         raise CliError(
             f"no server found: {path} is not there. Start one with `ringfence up`, or give --url.", EXIT_UNREACHABLE
