@@ -1,14 +1,17 @@
 """The observer's own books: what both logs say, folded by code that shares nothing with `events.state`.
 
 It reads the raw JSON of each message at the moment when the stream stores it, so it knows the true order over both
-streams, which no actor does. Windows are UTC. An account is `kind:id`, a *spot* is (account, meter, window, start).
+streams, which no actor does. An account is `kind:id`, a *spot* is (account, meter, window, start); each account's
+windows turn in one zone from the story's beginning to its end.
 """
 
 import json
-import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
+from zoneinfo import ZoneInfo
 
 METERS = ("usd", "refund", "requests", "tokens")
 WINDOWS = ("hour", "day", "month", "total")
@@ -17,30 +20,32 @@ Spot = tuple[str, str, str, int]
 Vector = tuple[int, int, int, int]
 
 
-def start_of(window: str, at_ns: int) -> int:
+QUARTER_S = 900
+
+
+def start_of(window: str, at_ns: int, zone: str = "UTC") -> int:
     """Unix seconds at which the window began."""
-    at_s = at_ns // 1_000_000_000
+    return 0 if window == "total" else _start_of(window, at_ns // 1_000_000_000 // QUARTER_S, zone)
+
+
+@lru_cache(maxsize=10_000)
+def _start_of(window: str, quarter: int, zone: str) -> int:
+    """By looking: the first of the quarters before this one, without a gap, on which the local clock reads alike."""
+    here = _reading(window, quarter, zone)
+    while _reading(window, quarter - 1, zone) == here:
+        quarter -= 1
+    return quarter * QUARTER_S
+
+
+def _reading(window: str, quarter: int, zone: str) -> tuple[Any, ...]:
+    local = datetime.fromtimestamp(quarter * QUARTER_S, UTC).astimezone(ZoneInfo(zone))
     match window:
         case "hour":
-            return at_s // 3600 * 3600
+            return local.date(), local.hour, local.utcoffset()
         case "day":
-            return at_s // 86400 * 86400
-        case "month":
-            then = time.gmtime(at_s)
-            return (at_s // 86400 - (then.tm_mday - 1)) * 86400
+            return (local.date(),)
         case _:
-            return 0
-
-
-def spots_of(accounts: tuple[str, ...], at_ns: int) -> list[tuple[int, Spot]]:
-    """(meter's index, spot) of everything that a request at that time is counted in."""
-    starts = [(window, start_of(window, at_ns)) for window in WINDOWS]
-    return [
-        (index, (account, meter, window, start))
-        for account in accounts
-        for index, meter in enumerate(METERS)
-        for window, start in starts
-    ]
+            return local.year, local.month
 
 
 @dataclass(slots=True)
@@ -60,6 +65,7 @@ class Request:
     idempotency: str = ""
     told: bool = False
     counted: Vector | None = None
+    stored_seq: int = 0
     actual: Vector = (0, 0, 0, 0)
 
 
@@ -67,20 +73,20 @@ class Request:
 class Object:
     """A vendor's object: what is counted, and which requests were charged, oldest first.
 
-    `disordered`: an answer came into the log although its call had gone out before an answer that is counted already,
-    through another node. Which of the two is the newer nobody can tell, and the later one in the log counts.
+    `told_seq`: where the newest answer about it is stored. `final`: it will not change any more.
     """
 
     counted: int = 0
-    counted_ns: int = -1
-    disordered: bool = False
+    told_seq: int = 0
+    final: bool = False
     charges: list[tuple[Request, int]] = field(default_factory=list)
 
 
 class Books:
-    """Figures by spot. `changed` names the spots that the last message moved."""
+    """Figures by spot. `changed` names the spots that the last message moved; `zones`: accounts that are not in UTC."""
 
     def __init__(self) -> None:
+        self.zones: dict[str, str] = {}
         self.requests: dict[str, Request] = {}
         self.settled: dict[Spot, int] = defaultdict(int)
         self.held: dict[Spot, int] = defaultdict(int)
@@ -91,7 +97,20 @@ class Books:
     def occupied(self, spot: Spot) -> int:
         return self.settled[spot] + self.held[spot]
 
-    def admit(self, actor: str, raw: dict[str, Any], stored_ns: int) -> Request | None:
+    def spots_of(self, accounts: tuple[str, ...], at_ns: int) -> list[tuple[int, Spot]]:
+        """(meter's index, spot) of everything that a request at that time is counted in."""
+        spots = []
+        for account in accounts:
+            zone = self.zones.get(account, "UTC")
+            starts = [(window, start_of(window, at_ns, zone)) for window in WINDOWS]
+            spots += [
+                (index, (account, meter, window, start))
+                for index, meter in enumerate(METERS)
+                for window, start in starts
+            ]
+        return spots
+
+    def admit(self, actor: str, raw: dict[str, Any], stored_ns: int, stored_seq: int) -> Request | None:
         """None for a repeat."""
         if raw["request_id"] in self.requests:
             return None
@@ -112,6 +131,7 @@ class Books:
             tuple(raw.get("lines", ())),
         )
         request.idempotency = raw.get("idempotency", "")
+        request.stored_seq = stored_seq
         self.requests[request.id] = request
         self._move(request, self.held, bound)
         return request
@@ -127,7 +147,7 @@ class Books:
         if request is not None and not request.ended:
             self._close(request, "released", (0, 0, 0, 0))
 
-    def settle(self, raw: dict[str, Any], stored_ns: int) -> None:
+    def settle(self, raw: dict[str, Any], stored_seq: int) -> None:
         if raw.get("resolves"):
             self._resolve(raw)
         request = self.requests.get(raw["request_id"])
@@ -141,12 +161,10 @@ class Books:
         thing = raw.get("object")
         if thing is not None:
             meter = METERS.index(thing.get("meter", "usd"))
-            known = self.objects[thing["ref"]]
-            known.disordered = known.disordered or request.stored_ns < known.counted_ns
-            known.counted_ns = stored_ns
-            cost[meter] = self._count(request, thing["ref"], meter, thing["exposure_nanos"])
+            exposure = self._exposure(request, thing, stored_seq, replayed=bool(raw.get("resolves")))
+            cost[meter] = self._count(request, thing["ref"], meter, exposure)
             actual[meter] = 0  # counted by difference, just now
-        for index, spot in spots_of(request.accounts, request.at_ns):
+        for index, spot in self.spots_of(request.accounts, request.at_ns):
             over = cost[index] - request.bound[index]
             if over > 0:
                 self.overrun[spot] += over
@@ -164,6 +182,16 @@ class Books:
         before = request.counted or (0, 0, 0, 0)
         self._move(request, self.settled, _minus(figure, before))
         request.counted = figure
+
+    def _exposure(self, request: Request, thing: dict[str, Any], stored_seq: int, *, replayed: bool) -> int:
+        """What counts for an object from now on (S2): in doubt which answer is the older, the higher one."""
+        known, told, final = self.objects[thing["ref"]], thing["exposure_nanos"], thing.get("final", False)
+        certain = known.told_seq <= request.stored_seq and not replayed
+        if not certain:
+            told = max(told, known.counted) if known.final == final else told if final else known.counted
+        known.told_seq = stored_seq
+        known.final = known.final or final
+        return int(told)
 
     def _count(self, request: Request, ref: str, meter: int, exposure: int) -> int:
         """Move the books by the difference of an object's exposure; what the request was charged."""
@@ -204,13 +232,13 @@ class Books:
         self._move(request, self.settled, _minus(cost, request.counted or (0, 0, 0, 0)))
 
     def _move(self, request: Request, figures: dict[Spot, int], amounts: Vector) -> None:
-        for index, spot in spots_of(request.accounts, request.at_ns):
+        for index, spot in self.spots_of(request.accounts, request.at_ns):
             if amounts[index]:
                 figures[spot] += amounts[index]
                 self.changed.add(spot)
 
     def _add(self, request: Request, meter: int, amount: int) -> None:
-        for index, spot in spots_of(request.accounts, request.at_ns):
+        for index, spot in self.spots_of(request.accounts, request.at_ns):
             if index == meter:
                 self.settled[spot] += amount
                 self.changed.add(spot)

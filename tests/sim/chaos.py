@@ -1,4 +1,5 @@
-"""What goes wrong: pauses, kills, partitions, deafness, false fences, takeovers, storms, as the seed has it.
+"""What goes wrong: pauses, kills, partitions, deafness, false fences, takeovers, storms, full or failing disks, clocks
+that are set, as the seed has it.
 
 Every fault is repaired after a while; `stop` repairs everything at once. A kill or a pause strikes either at a moment,
 or at one of the next steps of the process, that is, at an arbitrary await of its code.
@@ -7,16 +8,19 @@ or at one of the next steps of the process, that is, at an arbitrary await of it
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from random import Random
 
 from sim.cluster import Cluster
 from sim.control import SimControl
 from sim.network import CALM, Weather
 from sim.node import SimNode
+from sim.trim import Trim
 from sim.world import Machine
 
 from events.codec import encode_batch
-from events.subjects import node_fence
+from events.log.port import UNBOUNDED
+from events.subjects import CONTROL_STREAM, NODES_STREAM, node_fence
 from events.types import Fenced
 
 STORM = Weather(
@@ -54,6 +58,12 @@ CLIMATES: dict[str, Climate] = {
     "cuts": Climate(CALM, 0.5, (("cut", 3), ("deaf", 2), ("fade", 4), ("unacked", 2), ("mute", 1), ("cut_control", 2))),
     "fences": Climate(CALM, 0.4, (("fence", 5), ("takeover", 1), ("storm", 1))),
     "takeovers": Climate(RAIN, 0.7, (("takeover", 4), ("pause_control", 3), ("kill_control", 2))),
+    "disks": Climate(
+        RAIN, 0.5, (("full", 3), ("refuse", 3), ("disk", 3), ("checkpoint", 4), ("kill_control", 2), ("storm", 1))
+    ),
+    "clocks": Climate(
+        RAIN, 0.4, (("step", 4), ("step_control", 4), ("takeover", 2), ("pause_control", 1), ("kill", 1))
+    ),
     "all": Climate(
         RAIN,
         0.4,
@@ -73,25 +83,35 @@ CLIMATES: dict[str, Climate] = {
             ("drain", 1),
             ("checkpoint", 1),
             ("storm", 2),
+            ("full", 1),
+            ("refuse", 1),
+            ("disk", 1),
+            ("step", 1),
+            ("step_control", 1),
         ),
     ),
 }
+
+STEPS_S = (-3600, 3600, -3600, 3600, -60, 60, -1, 1, -86400, 86400)
+"""By how much wall clocks are set."""
 
 
 class Chaos:
     """Breaks a cluster until it is stopped."""
 
-    def __init__(self, cluster: Cluster, climate: Climate, random: Random) -> None:
+    def __init__(self, cluster: Cluster, climate: Climate, trim: Trim) -> None:
         self._cluster = cluster
         self._world = cluster.world
         self._climate = climate
-        self._random = random
+        self._trim = trim
+        self._random = Random()
         self._repairs: set[asyncio.Task[None]] = set()
         self._running: asyncio.Task[None] | None = None
         self.faults = 0
 
     def start(self) -> None:
-        self._world.network.weather = self._climate.weather
+        self._weather = self._climate.weather if self._trim.plays("weather") else CALM
+        self._world.network.weather = self._weather
         if self._climate.weights:
             self._running = asyncio.create_task(self._run(), name="chaos")
 
@@ -101,6 +121,10 @@ class Chaos:
             task.cancel()
         self._world.network.weather = CALM
         self._world.network.heal()
+        for stream in (self._world.control, self._world.nodes):
+            stream.max_bytes = UNBOUNDED
+        for control in self._cluster.controls:
+            control.checkpoints.broken = False
         for machine in self._cluster.machines:
             if machine.process is not None:
                 machine.process.disarm()
@@ -113,10 +137,14 @@ class Chaos:
     async def _run(self) -> None:
         names = [name for name, _ in self._climate.weights]
         weights = [weight for _, weight in self._climate.weights]
-        while True:
-            await asyncio.sleep(self._random.expovariate(1 / self._climate.every_s))
-            self._strike(self._random.choices(names, weights)[0])
-            self.faults += 1
+        for number in count():
+            random = self._random = self._trim.random(f"fault.{number}")
+            await asyncio.sleep(random.expovariate(1 / self._climate.every_s))
+            if self._trim.plays(f"fault.{number}"):
+                fault = random.choices(names, weights)[0]
+                self._world.observer.note(f"ITEM fault.{number}: {fault}")
+                self._strike(fault)
+                self.faults += 1
 
     def _strike(self, fault: str) -> None:
         random, cluster = self._random, self._cluster
@@ -149,6 +177,18 @@ class Chaos:
                 self._false_fence(random.choice(cluster.nodes).incarnation)
             case "takeover":
                 cluster.usurp(random.choice(cluster.controls))
+            case "full":
+                stream = random.choice((self._world.control, self._world.nodes))
+                stream.max_bytes = stream.state().bytes + random.choice((0, 500, 20_000))
+                self._repair(for_s, lambda: setattr(stream, "max_bytes", UNBOUNDED))
+            case "refuse":
+                name = random.choice((CONTROL_STREAM, NODES_STREAM))
+                self._world.network.refusing.add(name)
+                self._repair(for_s, lambda: self._world.network.refusing.discard(name))
+            case "disk":
+                self._break_disk(random.choice(cluster.controls), for_s)
+            case "step":
+                machine.clock.step(random.choice(STEPS_S) * 1_000_000_000 + random.randrange(-(10**9), 10**9))
             case _:
                 self._world.network.weather = STORM
                 self._repair(for_s, self._calm_down)
@@ -182,8 +222,18 @@ class Chaos:
         payload = encode_batch("somebody", 0, self._world.wall_ns(), (Fenced(incarnation, "false"),))
         self._world.nodes.store(node_fence(slot, incarnation), payload, None, None)
 
+    def _break_disk(self, control: SimControl, for_s: float) -> None:
+        """It takes no checkpoint for a while; or it has lost the end of the last one, and the power with it."""
+        if self._random.random() < 0.5:
+            control.checkpoints.broken = True
+            self._repair(for_s, lambda: setattr(control.checkpoints, "broken", False))
+        else:
+            control.checkpoints.tear(self._random.random())
+            control.kill()
+            self._repair(for_s, lambda: self._cluster.restart(control))
+
     def _calm_down(self) -> None:
-        self._world.network.weather = self._climate.weather
+        self._world.network.weather = self._weather
 
     def _repair(self, after_s: float, repair: Callable[[], None]) -> None:
         async def later() -> None:

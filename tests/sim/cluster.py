@@ -120,8 +120,9 @@ class Cluster:
         await self.command(resume(key_id), by, lambda _: self.world.observer.confirmed(by.reason))
 
     async def set_caps(self, kind: str, account_id: str, **caps: Any) -> None:
-        """PUT a budget; see schemas.api.BudgetPut."""
+        """PUT a budget; see schemas.api.BudgetPut. Its windows turn in the account's zone."""
         by, account = self.by("caps"), f"{kind}:{account_id}"
+        caps.setdefault("time_zone", self.world.observer.zone(account))
         await self.command(
             set_budget(kind, account_id, BudgetPut(**caps)),
             by,

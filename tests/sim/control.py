@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from sim.disks import Disk
 from sim.world import Machine, World
 
-from controlplane.checkpoints import MemoryCheckpoints
 from controlplane.errors import BarrierOpen, CommandRefused, LogUnavailable, NotLeading
-from controlplane.leader import Leader, lead
-from controlplane.standby import wait_for_silence
-from controlplane.takeover import Logs
+from controlplane.following import Logs
+from controlplane.leader import Leader
+from controlplane.seat import LeadershipEnded, Seat
 from events.types import By
 
 RESTART_S = 0.2
@@ -21,26 +21,26 @@ Answered = Callable[[Any], None]
 
 
 class SimControl(Machine):
-    """Stands by, leads, ends, stands by again, as a supervised process does that is started anew each time."""
+    """Follows, leads, follows again; a process that ends is started anew, as a supervisor does."""
 
     def __init__(self, world: World, name: str) -> None:
         super().__init__(world, name)
-        self.leader: Leader | None = None
-        self.checkpoints = MemoryCheckpoints()
+        self.seat: Seat | None = None
+        self.checkpoints = Disk()
         self.ends: list[str] = []
         self.alone = False
-        self._clock = world.clock(skew_ns=world.random.randrange(-200, 200) * 1_000_000)
+        self.clock = world.clock(skew_ns=world.random.randrange(-200, 200) * 1_000_000)
         self._at_once = False
 
     def start(self, *, at_once: bool = False) -> None:
         """Start a process. It takes over `at_once`, or when it hears no leader any more."""
-        self.leader = None
+        self.seat = None
         self._at_once = at_once or self.alone
         self.boot(self._main)
 
     def kill(self) -> None:
         super().kill()
-        self.leader = None
+        self.seat = None
 
     def checkpoint(self) -> None:
         """It keeps a checkpoint now, as it does now and then."""
@@ -54,29 +54,32 @@ class SimControl(Machine):
 
     def clock_ns(self) -> int:
         """Its wall clock, by which windows turn."""
-        return self._clock.wall_ns()
+        return self.clock.wall_ns()
+
+    @property
+    def leader(self) -> Leader | None:
+        """Its leadership, if it has one."""
+        return self.seat.leader if self.seat is not None else None
 
     async def _main(self) -> None:
         world = self.world
         control, nodes, bus = world.ports(self.name)
-        logs = Logs(control, nodes)
         while True:
-            if not self._at_once:
-                await wait_for_silence(bus, world.timing)
-            self._at_once = self.alone
+            self.seat = seat = Seat(
+                Logs(control, nodes), bus, self.clock, world.draw, world.timing, self.checkpoints,
+                version="sim", first=self._begins,
+            )  # fmt: skip
             try:
-                leader = await lead(logs, bus, self._clock, world.draw, world.timing, self.checkpoints, "sim")
-            except NotLeading:
-                self.ends.append("lost the race")
-                continue
-            self.leader = leader
-            world.observer.note(f"{self.name} LEADS as {leader.name}")
-            reason = await leader.ended
-            world.observer.note(f"{self.name} ENDS: {reason}")
-            self.ends.append(reason)
-            self.leader = None
-            await leader.close()
+                await seat.run(at_once=self._at_once)
+            except LeadershipEnded as end:
+                world.observer.note(f"{self.name} ENDS: {end}")
+                self.ends.append(str(end))
+            self._at_once = self.alone
+            await seat.close()
             await asyncio.sleep(RESTART_S)
+
+    async def _begins(self, leader: Leader) -> None:
+        self.world.observer.note(f"{self.name} LEADS as {leader.name}")
 
     async def execute(self, decide: Any, by: By, answered: Answered, patience_s: float) -> Any:
         """Carry a command out here. Raises what the leader raises; TimeoutError if there is no answer in time."""

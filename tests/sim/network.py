@@ -15,6 +15,7 @@ from random import Random
 
 from events.log.faults import LOST, PublishFate
 from events.log.memory import MemoryStream
+from events.log.port import AppendUncertain
 
 PublishScript = Callable[[str, str, str], PublishFate | None]
 """(process, subject, message id) -> fate, or None to leave it to the weather."""
@@ -57,6 +58,8 @@ class Network:
         self.unacked: set[str] = set()
         self.mute: set[str] = set()
         self.slow: dict[str, float] = {}
+        self.refusing: set[str] = set()
+        """Streams whose server answers that it cannot store anything."""
         self.publish_scripts: list[PublishScript] = []
         self.bus_scripts: list[BusScript] = []
         self.delivery_scripts: list[DeliveryScript] = []
@@ -69,7 +72,8 @@ class Network:
         return StreamWay(self, process, stream.name)
 
     def heal(self) -> None:
-        """Everybody reaches everybody again, and followers ask for what they missed."""
+        """Everybody reaches everybody again, and followers ask for what they missed; the streams store again."""
+        self.refusing.clear()
         for process in sorted({*self.cut, *self.deaf, *self.unacked, *self.mute, *self.slow}):
             self.mend(process)
 
@@ -139,6 +143,8 @@ class StreamWay:
         self._stream = stream
 
     async def on_publish(self, subject: str, msg_id: str | None) -> PublishFate:
+        if self._stream in self._network.refusing:
+            raise AppendUncertain("server", 10077)
         return self._network.publish_fate(self.process, subject, msg_id or "")
 
     def delivery_delay_s(self, sequence: int) -> float:

@@ -15,7 +15,7 @@ class SimNode(Machine):
         super().__init__(world, slot)
         self.records: list[Record] = []
         self.governor: Governor | None = None
-        self._clock = world.clock()
+        self.clock = world.clock()
         self._traffic: Traffic | None = None
         self.leaving = False
 
@@ -31,7 +31,7 @@ class SimNode(Machine):
         governor = Governor(
             bus,
             nodes,
-            self._clock,
+            self.clock,
             slot=self.name,
             timing=world.timing,
             draw=world.draw,

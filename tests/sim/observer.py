@@ -8,6 +8,7 @@
 | P3 | a vendor call starts, a chunk is relayed | no stop of its key or agent had been confirmed |
 | P4 | a vendor call starts | its intent is stored and still open |
 | A3 | a vendor call starts, a chunk is relayed | the incarnation was not fenced `proof_ttl` ago or earlier |
+| S2 | an answer about an object is stored, and none is under way | it counts for what it is at the vendor, or more |
 
 A cap that was changed counts in its most generous version for P1 and in its tightest for P2, from the moment at which
 the change is stored until its command is answered.
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sim.books import METERS, Books, Request, Spot, read_batch, spots_of, start_of
+from sim.books import METERS, Books, Request, Spot, read_batch, start_of
 
 from events.log.memory import MemoryStream
 from events.subjects import CONTROL_FENCE, CONTROL_LOG, NODES_STREAM, parse_node_fence, parse_node_log
@@ -88,6 +89,9 @@ class Observer:
         self.vendor_moved: dict[Spot, int] = defaultdict(int)
         self.vendor_over: dict[Spot, int] = defaultdict(int)
         self.calls: dict[str, int] = {}
+        self.things: dict[str, int] = {}
+        """What the vendor's objects are."""
+        self._about: dict[str, list[str]] = defaultdict(list)
 
     def watch(self, stream: MemoryStream) -> None:
         _Tap(stream, self._stored)
@@ -108,7 +112,7 @@ class Observer:
         tags = ",".join(event["t"].split("/")[0] for event in batch["events"])
         self.note(f"{stream.name} {sequence} {stored.subject.removeprefix('rf.')} {batch['actor']}.{batch['n']} {tags}")
         if stream.name == NODES_STREAM:
-            self._node_message(stored.subject, batch)
+            self._node_message(sequence, stored.subject, batch)
         elif stored.subject == CONTROL_LOG:
             for event in batch["events"]:
                 self._control_event(sequence, event)
@@ -116,7 +120,7 @@ class Observer:
             assert stored.subject == CONTROL_FENCE
         self._record()
 
-    def _node_message(self, subject: str, batch: dict[str, Any]) -> None:
+    def _node_message(self, sequence: int, subject: str, batch: dict[str, Any]) -> None:
         fence = parse_node_fence(subject)
         owner = parse_node_log(subject)
         for event in batch["events"]:
@@ -128,7 +132,7 @@ class Observer:
                         self.books.fence(fence.incarnation)
                     self.counts["fenced"] += 1
             elif owner is not None:
-                self._node_event(owner.incarnation, batch["n"], tag, event)
+                self._node_event(owner.incarnation, sequence, tag, event)
         if owner is not None:
             if owner.incarnation in self.fenced:
                 self.blame(f"{owner.incarnation} wrote its log after its fence")
@@ -136,24 +140,26 @@ class Observer:
                 self.blame(f"{owner.incarnation} wrote batch {batch['n']} after {self._batches.get(owner.incarnation)}")
             self._batches[owner.incarnation] = batch["n"]
 
-    def _node_event(self, actor: str, n: int, tag: str, event: dict[str, Any]) -> None:
+    def _node_event(self, actor: str, sequence: int, tag: str, event: dict[str, Any]) -> None:
         self.counts[tag] += 1
         match tag:
             case "RequestAdmitted":
-                self._admitted(actor, event)
+                self._admitted(actor, sequence, event)
             case "RequestReleased":
                 self.books.release(event["request_id"])
             case "RequestSettled":
-                self.books.settle(event, self._now_ns())
+                self.books.settle(event, sequence)
+                if "object" in event:
+                    self._check_object(event["object"]["ref"])
             case _:
                 pass
 
-    def _admitted(self, actor: str, event: dict[str, Any]) -> None:
-        request = self.books.admit(actor, event, self._now_ns())
+    def _admitted(self, actor: str, sequence: int, event: dict[str, Any]) -> None:
+        request = self.books.admit(actor, event, self._now_ns(), sequence)
         if request is None:
             self.blame(f"{event['request_id']} was admitted twice")
             return
-        for index, spot in spots_of(request.accounts, request.at_ns):
+        for index, spot in self.books.spots_of(request.accounts, request.at_ns):
             self._check_cap(request, index, spot)
         for account in request.accounts:
             for name in self._caps_of[account]:
@@ -205,6 +211,7 @@ class Observer:
     def _caps_set(self, sequence: int, raw: dict[str, Any]) -> None:
         account = f"{raw['kind']}:{raw['id']}"
         amounts = {(meter, window): amount for meter, window, amount in raw.get("caps", ())}
+        assert not amounts or raw.get("zone", "UTC") == self.zone(account), "zones are known beforehand"
         for meter, window in {*amounts, *((name[1], name[2]) for name in self._caps_of[account])}:
             name = (account, meter, window)
             amount = amounts.get((meter, window))
@@ -249,8 +256,10 @@ class Observer:
 
     # ------------------------------------------------------------ what nodes do
 
-    def dispatched(self, request_id: str, key: str) -> None:
-        """A vendor call starts."""
+    def dispatched(self, request_id: str, key: str, ref: str = "") -> None:
+        """A vendor call starts. `ref`: the object that it is about."""
+        if ref:
+            self._about[ref].append(request_id)
         self.counts["dispatched"] += 1
         self.note(f"DISPATCH {request_id} {key}")
         self.calls[request_id] = self.calls.get(request_id, 0) + 1
@@ -312,7 +321,7 @@ class Observer:
 
     def moved(self, request: Request, meter: int, amount: int, over: int) -> None:
         """The vendor moved money (or gave it back) because of a request; `over` of it beyond the request's bound."""
-        for index, spot in spots_of(request.accounts, request.at_ns):
+        for index, spot in self.books.spots_of(request.accounts, request.at_ns):
             if index != meter:
                 continue
             self.vendor_moved[spot] += amount
@@ -322,32 +331,39 @@ class Observer:
             if most is not None and self.vendor_moved[spot] - self.vendor_over[spot] > most:
                 self.blame(f"P1: the vendor moved {self.vendor_moved[spot]} for {spot}, whose cap is {most}")
 
-    def check_objects(self, last: dict[str, str], vendor: dict[str, int]) -> None:
-        """At the end: objects whose every call was answered are counted for what they are. `last`: their last request.
+    def _check_object(self, ref: str) -> None:
+        """Whenever every call on it has been answered, an object counts for what it is at least (S2)."""
+        requests = [self.books.requests[name] for name in self._about[ref] if name in self.books.requests]
+        if not all(request.ended for request in requests):
+            return
+        self.counts["objects"] += 1
+        known, truth = self.books.objects[ref], self.things.get(ref, 0)
+        self.counts["overlapped"] += known.counted > truth
+        if known.counted < truth or (known.final and known.counted != truth):
+            self.blame(f"S2: {ref} is counted for {known.counted}, and is {truth} at the vendor")
 
-        A node that dies between an answer and its record leaves that request's outcome unknown.
-        """
-        for ref, request_id in last.items():
-            if self.books.requests[request_id].ended != "settled":
-                continue
-            known = self.books.objects[ref]
-            self.counts["objects"] += 1
-            self.counts["disordered"] += known.disordered
-            if (counted := known.counted) != vendor[ref] and not known.disordered:
-                self.blame(f"S2: {ref} is counted for {counted}, and is {vendor[ref]} at the vendor")
+    def check_read_object(self, ref: str) -> None:
+        """At the end, after a call that overlapped with none: what is counted is exact."""
+        self.counts["read objects"] += 1
+        if (counted := self.books.objects[ref].counted) != self.things.get(ref, 0):
+            self.blame(f"S2: {ref} was read, counts {counted}, and is {self.things.get(ref, 0)} at the vendor")
 
-    def check_vendor(self, vendor: dict[str, int]) -> None:
+    def check_vendor(self) -> None:
         """At the end: the books count at least what the vendor moved within bounds (an overrun shows in its answer)."""
-        disorder = sum(
-            max(0, exposure - self.books.objects[ref].counted)
-            for ref, exposure in vendor.items()
-            if self.books.objects[ref].disordered
-        )
+        times = {request.at_ns for request in self.books.requests.values()}
+        seen: dict[tuple[str, str], set[int]] = {}
         for spot, moved in sorted(self.vendor_moved.items()):
-            if spot[0].startswith("team:") or spot[2] == "hour":
-                continue  # what a call did is counted where its answer came at last: another team, a later hour (S1)
-            if moved - self.vendor_over[spot] > self.books.occupied(spot) + disorder:
+            # What a call did is counted where its answer came at last: another team, a later window (S1).
+            place = (spot[2], self.zone(spot[0]))
+            if place not in seen:
+                seen[place] = {start_of(place[0], at_ns, place[1]) for at_ns in times}
+            if spot[0].startswith("team:") or seen[place] != {spot[3]}:
+                continue
+            if moved - self.vendor_over[spot] > self.books.occupied(spot):
                 self.blame(f"P4: the vendor moved {moved} for {spot}, the books say {self.books.occupied(spot)}")
+
+    def zone(self, account: str) -> str:
+        return self.books.zones.get(account, "UTC")
 
     def line(self, line: str) -> tuple[int, int]:
         """(settled, held) of a line as the observer counts."""
@@ -358,7 +374,7 @@ class Observer:
     def capped_lines(self, at_ns: int) -> list[tuple[str, int]]:
         """(line, cap) of every line in force at a time."""
         return [
-            (f"{name[0]}:{name[1]}:{name[2]}:{start_of(name[2], at_ns)}", amount)
+            (f"{name[0]}:{name[1]}:{name[2]}:{start_of(name[2], at_ns, self.zone(name[0]))}", amount)
             for name, history in sorted(self.caps.items())
             if name[2] != "request" and (amount := history.versions[-1][1]) is not None
         ]

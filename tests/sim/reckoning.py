@@ -5,7 +5,7 @@
 | the books | the leader's fold and the observer's have the same figures for every capped line |
 | the leases | the ledger thinks at least as much lent as nodes have free; what remains can be spent to the last unit |
 | the refusal | one unit more than what remains is refused, with 402 |
-| the vendor | moved no more than the books count |
+| the objects | each is read once more, and then counts for exactly what it is (S2) |
 | replay (P5) | folding the logs anew, in two interleavings, gives the leader's state byte for byte |
 """
 
@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from sim.books import QUARTER_S
 from sim.cluster import Cluster
 from sim.node import SimNode
 from sim.traffic import Call
@@ -21,6 +22,9 @@ from sim.vendor import Plan
 from events.log.port import Stored
 from events.state.budget_image import dump_budget
 from events.state.replica import Replica
+
+RECKONING_S = 15
+"""The reckoning's own time, at most."""
 
 SETTLING_S = 1.5
 """Longer than a line stays tight, so that the probes meet an ordinary state."""
@@ -37,13 +41,36 @@ class Probe(NamedTuple):
 
 async def reckon(cluster: Cluster, probes: Sequence[Probe]) -> None:
     await asyncio.sleep(SETTLING_S)
-    world = cluster.world
+    await _away_from_turns(cluster)
     await _figures(cluster)
     for number, probe in enumerate(probes):
         await _probe(cluster, probe, cluster.nodes[number % len(cluster.nodes)])
     await _figures(cluster)
+    for number, ref in enumerate(sorted(cluster.world.vendor.things)):
+        await _read(cluster, ref, probes, cluster.nodes[number % len(cluster.nodes)])
+    await _figures(cluster)
     await _replay(cluster)
-    world.observer.check_vendor(world.vendor.exposures())
+
+
+async def _away_from_turns(cluster: Cluster) -> None:
+    """No window turns in the middle of the reckoning. Every one turns at some quarter of an hour."""
+    leading = cluster.leading
+    assert leading is not None
+    left_s = QUARTER_S - leading.clock_ns() // 10**9 % QUARTER_S
+    if left_s < RECKONING_S:
+        await asyncio.sleep(left_s + SETTLING_S)
+    elif left_s > QUARTER_S - SETTLING_S:
+        await asyncio.sleep(SETTLING_S)
+
+
+async def _read(cluster: Cluster, ref: str, probes: Sequence[Probe], node: SimNode) -> None:
+    """Ask for an object with any key that still can; what it says overlaps with nothing."""
+    for probe in probes:
+        plan = Plan(0, ref=ref, reads=True, acts_s=0.001, answers_s=0.001)
+        if await node.call(Call(probe.token, 0, plan, identity=probe.identity)) == "sent":
+            await _until_folded(cluster)
+            cluster.world.observer.check_read_object(ref)
+            return
 
 
 async def _probe(cluster: Cluster, probe: Probe, node: SimNode) -> None:
@@ -109,7 +136,7 @@ async def _figures(cluster: Cluster) -> None:
     assert leading.leader is not None
     leader, observer = leading.leader, cluster.world.observer
     for line, _ in observer.capped_lines(leading.clock_ns()):
-        figure = leader.budget.line(line, "UTC")
+        figure = leader.budget.line(line, observer.zone(":".join(line.split(":")[:2])))
         if (figure.settled, figure.held) != observer.line(line):
             observer.blame(f"P5: the fold says {figure} of {line}, the logs say {observer.line(line)}")
         free = sum(

@@ -17,7 +17,7 @@ from sim.vendor import Answer, Plan, Vendor
 from dataplane.adapters.port import Outcome
 from dataplane.core.access import Caller, allow
 from dataplane.core.repeats import repeat_digest
-from dataplane.governor import AGAIN, STALE, Admission, Governor, Wanted
+from dataplane.governor import AGAIN, STALE, Admission, Governor, Wanted, again
 from events.types import ObjectExposure
 from schemas import ids
 from schemas.amounts import Amounts
@@ -110,7 +110,7 @@ class Traffic:
         wanted = self._wanted(call, caller, digest, bound)
         for _ in range(MAX_ADMISSIONS):
             end = await self._once(record, wanted)
-            if end is not AGAIN:
+            if isinstance(end, str) or not again(end):
                 return end
         return AGAIN
 
@@ -149,7 +149,7 @@ class Traffic:
             await asyncio.sleep(call.connects_s)
             if (refusal := await self._may_send(admission)) is not None:
                 self._governor.settle(admission, Outcome("unknown", error="connection"))
-                return refusal if refusal is not AGAIN else "unknown"
+                return "unknown" if again(refusal) else refusal
         answering = self._vendor.call(admission.request_id, record.key, call.plan, call.idempotency)
         cut: list[Refusal] = []
         admission.on_cut = cut.append
@@ -216,7 +216,7 @@ class Traffic:
     @staticmethod
     def _outcome(call: Call, answer: Answer) -> Outcome:
         if answer.exposure is not None:
-            thing = ObjectExposure(call.plan.ref, answer.exposure)
+            thing = ObjectExposure(call.plan.ref, answer.exposure, final=answer.final)
             return Outcome("settled", Amounts(requests=1), thing, replayed=answer.replayed)
         return Outcome("settled", amounts(call, answer.moved))
 

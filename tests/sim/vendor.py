@@ -21,7 +21,8 @@ class Plan:
     """A call's fate. `moves`: of the meter, at `acts_s` after the send; for an object its whole exposure from then on.
 
     `arrives_s` infinite: the call is lost on its way. `answers_s` infinite: the answer is. `chunks`: a stream's,
-    one every `chunk_s` after the answer began; it moves its money by then.
+    one every `chunk_s` after the answer began; it moves its money by then. `last`: a capture or a cancel, after which
+    the object changes no more; `reads`: it only asks how the object is.
     """
 
     moves: int
@@ -32,6 +33,8 @@ class Plan:
     chunks: int = 0
     chunk_s: float = 0.05
     declined: bool = False
+    last: bool = False
+    reads: bool = False
 
 
 class Answer(NamedTuple):
@@ -40,11 +43,13 @@ class Answer(NamedTuple):
     moved: int
     exposure: int | None = None
     replayed: bool = False
+    final: bool = False
 
 
 @dataclass(slots=True)
 class _Thing:
     exposure: int = 0
+    final: bool = False
     charges: list[tuple[Request, int]] = field(default_factory=list)
 
 
@@ -61,7 +66,7 @@ class Vendor:
 
     def call(self, request_id: str, key: str, plan: Plan, idempotency: str = "") -> "asyncio.Future[Answer]":
         """A request leaves for the vendor in this very step. Under one idempotency key it is carried out once."""
-        self._observer.dispatched(request_id, key)
+        self._observer.dispatched(request_id, key, plan.ref)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         if plan.acts_s < math.inf:
             self.under_way.add(request_id)
@@ -81,7 +86,8 @@ class Vendor:
         if idempotency in self._answered:
             said = self._answered[idempotency]._replace(replayed=True)
         elif plan.declined:
-            said = Answer(0, self.things[plan.ref].exposure if plan.ref in self.things else None)
+            thing = self.things.get(plan.ref, _Thing())
+            said = Answer(0, thing.exposure if plan.ref in self.things else None, final=thing.final)
         elif plan.ref:
             said = self._move_thing(request, meter, plan)
         else:
@@ -94,8 +100,12 @@ class Vendor:
 
     def _move_thing(self, request: Request, meter: int, plan: Plan) -> Answer:
         thing = self.things.setdefault(plan.ref, _Thing())
+        if thing.final or plan.reads:
+            return Answer(0, thing.exposure, final=thing.final)
+        thing.final = plan.last
         difference = plan.moves - thing.exposure
         thing.exposure = plan.moves
+        self._observer.things[plan.ref] = plan.moves
         if difference > 0:
             thing.charges.append((request, difference))
             self.moved[request.id] = self.moved.get(request.id, 0) + difference
@@ -107,7 +117,7 @@ class Vendor:
             self._observer.moved(charged, meter, -part, 0)
             if amount > part:
                 thing.charges.append((charged, amount - part))
-        return Answer(0, thing.exposure)
+        return Answer(0, thing.exposure, final=thing.final)
 
     @staticmethod
     def _later(delay_s: float, act: Callable[[], None]) -> None:

@@ -38,6 +38,10 @@ class SimClock:
     def elapsed_ns(self) -> int:
         return self._booted_ns + self._now_ns()
 
+    def step(self, by_ns: int) -> None:
+        """Somebody, or a time server, sets the wall clock."""
+        self._wall_ns += by_ns
+
 
 class World:
     """Made inside a running virtual loop. `wall_ns`: the true UTC time at its start. `replicas`: the streams answer as
