@@ -65,7 +65,7 @@ class AlertDesk:
             for event in events:
                 if isinstance(event, AlertRaised):
                     level = logging.CRITICAL if event.severity == "critical" else logging.WARNING
-                    _log.log(level, "alert %s %s: %s %s", *_words(event), ALERTS[event.kind].remedy)
+                    _log.log(level, "alert %s %s: %s. %s", *_words(event), ALERTS[event.kind].remedy)
                 else:
                     _log.info("alert %s %s is over: %s", event.kind, event.subject, event.message)
             return Decision(events, None)

@@ -19,7 +19,7 @@ from controlplane.audit.writer import LogName, LogWriter, Progress
 from controlplane.audit_status import LogProgress, encode_status
 from events.messaging.port import Bus, BusTooLarge, BusUnavailable
 from events.subjects import AUDIT_STATUS
-from schemas.readiness import Reason, reason, render_reasons
+from schemas.readiness import Reason, as_text, reason, render_reasons
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 TELL_EVERY_S = 1.0
@@ -77,10 +77,12 @@ class AuditObserver:
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.Response(body=b'{"status":"ok"}', content_type="application/json")
 
-    async def _readyz(self, _: web.Request) -> web.Response:
+    async def _readyz(self, request: web.Request) -> web.Response:
         answer = render_reasons(self.reasons())
-        body = msgspec.json.encode(answer)
-        return web.Response(body=body, status=200 if answer.ready else 503, content_type="application/json")
+        status = 200 if answer.ready else 503
+        if request.query_string == "view=text":
+            return web.Response(body=as_text(answer), status=status, content_type="text/plain")
+        return web.Response(body=msgspec.json.encode(answer), status=status, content_type="application/json")
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self.metrics(), headers={"Content-Type": METRICS_TYPE})
