@@ -68,8 +68,9 @@ class Client:
         async with aiohttp.ClientSession(headers=headers, timeout=timeout, connector=_connector()) as session:
             for url in self._urls:
                 try:
-                    sent = {"params": params, "json": body, "allow_redirects": False}
-                    async with session.request(method, url + path, **sent) as answer:
+                    async with session.request(
+                        method, url + path, params=params, json=body, allow_redirects=False
+                    ) as answer:
                         return _decode(answer.status, answer.content_type, await answer.text())
                 except (aiohttp.ClientError, TimeoutError) as error:
                     failures.append(f"{url}: {type(error).__name__}")

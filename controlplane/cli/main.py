@@ -8,7 +8,7 @@ from controlplane.version import VERSION
 
 
 @click.group(context_settings=CONTEXT_SETTINGS)
-@click.option("--url", help="Control plane, such as http://127.0.0.1:8081 (or RINGFENCE_URL).")
+@click.option("--url", help="Control plane, or several separated by commas (or RINGFENCE_URL).")
 @click.option("--token", help="Operator token (better: RINGFENCE_TOKEN, which no process list shows).")
 @click.option("--data-dir", type=click.Path(), help="Data directory of a local `ringfence up`. [default: .ringfence]")
 @click.pass_context
