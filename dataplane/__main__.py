@@ -1,7 +1,8 @@
-"""`python -m dataplane proxy --settings FILE [--slot n1]`: one proxy process."""
+"""`python -m dataplane proxy --settings FILE [--slot n1] [--listen-fd N]`: one proxy process."""
 
 import argparse
 import logging
+import os
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -10,6 +11,7 @@ import uvloop
 
 from dataplane.node_settings import SettingsError, read_settings
 from dataplane.process import run
+from dataplane.sockets import inherited
 
 _log = logging.getLogger("ringfence.proxy")
 
@@ -20,11 +22,13 @@ def main() -> int:
     parser.add_argument("role", choices=["proxy"])
     parser.add_argument("--settings", required=True, type=Path, help="the node's settings (JSON, mode 0600)")
     parser.add_argument("--slot", default="", help="checked against the settings; shows in the list of processes")
+    parser.add_argument("--listen-fd", type=int, help="serve this listening socket, which the starter holds")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         node = read_settings(arguments.settings, arguments.slot)
-        uvloop.run(run(arguments.settings, node, _version()))
+        listener = inherited(arguments.listen_fd, os.environ)
+        uvloop.run(run(arguments.settings, node, _version(), listener))
     except (SettingsError, ValueError) as error:
         _log.error("%s", error)
         return 2

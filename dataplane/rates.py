@@ -225,9 +225,11 @@ class Rates:
         try:
             answer = await self._control.rates(ask, TIMEOUT_S)
         except Unanswered as reason:
-            return self._unanswered(uses, str(reason))
+            self._unanswered(uses, str(reason))
+            return None
         if answer.epoch < self._epoch():
-            return self._unanswered(uses, "a deposed leader has answered")
+            self._unanswered(uses, "a deposed leader has answered")
+            return None
         self._answered, self._answered_ns, self._nodes = True, sent_ns, max(1, answer.nodes)
         if answer.resync:
             return answer

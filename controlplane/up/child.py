@@ -26,7 +26,10 @@ class ChildFailed(Exception):
 
 
 class Child:
-    """One process. `command` is made anew for each start."""
+    """One process. `command` and `pass_fds` (descriptors that it inherits) are made anew for each start.
+
+    `on_down` hears how many times in a row it has died early.
+    """
 
     def __init__(
         self,
@@ -37,6 +40,8 @@ class Child:
         log: Path,
         on_event: Callable[[str], None],
         env: dict[str, str] | None = None,
+        pass_fds: Callable[[], tuple[int, ...]] = tuple,
+        on_down: Callable[[int], None] | None = None,
     ) -> None:
         self.name = name
         self._command = command
@@ -44,6 +49,8 @@ class Child:
         self._log = log
         self._on_event = on_event
         self._env = env
+        self._pass_fds = pass_fds
+        self._on_down = on_down
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -70,6 +77,7 @@ class Child:
                 stdout=descriptor,
                 stderr=descriptor,
                 env=self._env,
+                pass_fds=self._pass_fds(),
                 # A group of its own: the terminal's Ctrl-C reaches `up`, which then drains its children in order.
                 start_new_session=True,
             )
@@ -108,6 +116,8 @@ class Child:
             failures = 0 if loop.time() - began > STABLE_S else failures
             delay_s = RESTART_DELAYS_S[min(failures, len(RESTART_DELAYS_S) - 1)]
             failures += 1
+            if self._on_down is not None:
+                self._on_down(failures)
             self._on_event(f"{self.name} ended ({describe_exit(code)}); restarting in {delay_s:g} s")
             await asyncio.sleep(delay_s)
             await self._restart()
@@ -121,20 +131,22 @@ class Child:
         except OSError as error:
             self._on_event(f"{self.name} could not be started: {error.strerror}")
 
-    async def stop(self, timeout_s: float) -> None:
-        """SIGTERM, then SIGKILL after `timeout_s`."""
-        self._stopping = True
+    async def stop(self, timeout_s: float, number: signal.Signals = signal.SIGTERM) -> None:
+        """The signal, then SIGKILL after `timeout_s`. Called again: no second signal, which would cut its end short."""
+        again, self._stopping = self._stopping, True
         if self._process is not None and self._process.returncode is None:
-            await self._end(self._process, timeout_s)
+            await self._end(self._process, timeout_s, None if again else number)
+        self._ready_mark.unlink(missing_ok=True)
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
     @staticmethod
-    async def _end(process: asyncio.subprocess.Process, timeout_s: float) -> None:
+    async def _end(process: asyncio.subprocess.Process, timeout_s: float, number: signal.Signals | None) -> None:
         with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
+            if number is not None:
+                process.send_signal(number)
         try:
             await asyncio.wait_for(process.wait(), timeout_s)
         except TimeoutError:

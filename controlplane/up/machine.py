@@ -6,7 +6,6 @@ Each step waits until the one before is ready. At the end the order is reversed:
 need still runs. Children that die are restarted; the ports they had stay theirs.
 """
 
-import asyncio
 import contextlib
 import json
 import os
@@ -27,7 +26,8 @@ from controlplane.up.datadir import DataDir, write_private
 from controlplane.up.nats.binary import NatsServerMissing
 from controlplane.up.nats.process import NatsFailed
 from controlplane.up.nats.servers import NatsServers, plan_servers
-from controlplane.up.ports import PortReservation, PortTaken, free_pair, url_host
+from controlplane.up.ports import PortTaken, free_pair, url_host
+from controlplane.up.workers import Workers
 from schemas.ids import TOKEN_BYTES, operator_token, token_sha256
 from schemas.settings import Settings, Upstream
 
@@ -69,9 +69,9 @@ class Machine:
         self._say = say
         self._nats: NatsServers | None = None
         self._children: list[Child] = []
-        self._proxies: dict[str, Child] = {}
+        self._proxy_settings = options.settings
+        self._workers: Workers | None = None
         self._audit_port = 0
-        self._port: PortReservation | None = None
         self._demo: dict[str, Upstream] = {}
 
     async def start(self) -> dict[str, str]:
@@ -98,29 +98,38 @@ class Machine:
 
     async def stop(self) -> None:
         """Proxies first, together; then the others, newest first; NATS last."""
-        drain_s = self._options.settings.timing.drain_ms / 1000 + STOP_S
-        await asyncio.gather(*(proxy.stop(drain_s) for proxy in self._proxies.values()))
+        if self._workers is not None:
+            await self._workers.stop(self._drain_s())
         for child in reversed(self._children):
             await child.stop(STOP_S)
         if self._nats is not None:
             await self._nats.stop()
-        if self._port is not None:
-            self._port.close()
 
     def reload(self, settings: Settings) -> None:
         """Hand the proxies new credentials: their files are rewritten, and SIGHUP makes them read again."""
-        if self._nats is None or self._port is None:
+        if self._workers is None:
             return
-        for slot, proxy in self._proxies.items():
-            self._write_proxy(slot, self._nats, self._with_demo(settings), self._port.port)
+        self._proxy_settings = self._with_demo(settings)
+        for slot, proxy in self._workers.running.items():
+            self._write_proxy(slot)
             proxy.signal(signal.SIGHUP)
+
+    async def roll(self, settings: Settings) -> None:
+        """Replace all proxies under load, one after another, by new ones with these settings. Raises ChildFailed."""
+        if self._workers is not None:
+            self._proxy_settings = self._with_demo(settings)
+            await self._workers.roll(READY_S, self._drain_s())
+
+    def _drain_s(self) -> float:
+        return self._options.settings.timing.drain_ms / 1000 + STOP_S
 
     def _with_demo(self, settings: Settings) -> Settings:
         return msgspec.structs.replace(settings, upstreams={**settings.upstreams, **self._demo})
 
     async def _start_nats(self) -> NatsServers:
         self._say("starting nats-server")
-        slots = tuple(f"n{number}" for number in range(1, self._options.workers + 1))
+        # One to spare, for whoever follows a worker while that one still serves.
+        slots = tuple(f"n{number}" for number in range(1, self._options.workers + 2))
         try:
             log = self._dir.logs / "nats.log"
             self._nats = plan_servers(
@@ -173,9 +182,7 @@ class Machine:
         access = msgspec.structs.replace(access, port=mark["clickhouse_port"])
         # A restart must find the port that others were told.
         self._audit_port = mark["http_port"]
-        self._write_settings(
-            "audit", msgspec.structs.replace(settings, clickhouse=access, http_port=self._audit_port)
-        )
+        self._write_settings("audit", msgspec.structs.replace(settings, clickhouse=access, http_port=self._audit_port))
         return access
 
     async def _start_control(
@@ -205,27 +212,31 @@ class Machine:
 
     async def _start_proxies(self, nats: NatsServers, settings: Settings) -> str:
         self._say(f"starting {self._options.workers} proxies")
+        self._proxy_settings = settings
+        workers = self._workers = Workers(self._options.host, nats.slots, self._make_proxy, self._say)
         try:
-            self._port = PortReservation(self._options.host, self._options.proxy_port)
+            await workers.start(self._options.proxy_port, READY_S)
         except PortTaken as error:
             raise UpError(f"{error}; choose another with --proxy-port (0: any)") from None
-        port = self._port.port
-        await asyncio.gather(*(self._start_proxy(slot, nats, settings, port) for slot in nats.slots))
-        return f"http://{url_host(self._options.host)}:{port}"
+        return f"http://{url_host(self._options.host)}:{workers.port}"
 
-    async def _start_proxy(self, slot: str, nats: NatsServers, settings: Settings, port: int) -> None:
-        path = self._write_proxy(slot, nats, settings, port)
-        command = python_module("dataplane", "proxy", "--settings", str(path), "--slot", slot)
-        child = self._child(f"proxy-{slot}", command)
-        self._proxies[slot] = child
-        await child.start(READY_S)
+    def _make_proxy(self, slot: str, listen_fd: Callable[[], int], on_down: Callable[[int], None]) -> Child:
+        name, path = f"proxy-{slot}", self._write_proxy(slot)
 
-    def _write_proxy(self, slot: str, nats: NatsServers, settings: Settings, port: int) -> Path:
+        def command() -> list[str]:
+            fixed = ("proxy", "--settings", str(path), "--slot", slot)
+            return python_module("dataplane", *fixed, "--listen-fd", str(listen_fd()))
+
+        return self._child(name, command, pass_fds=lambda: (listen_fd(),), on_down=on_down)
+
+    def _write_proxy(self, slot: str) -> Path:
+        if self._nats is None or self._workers is None:
+            raise UpError("proxies need nats-server")
         process = {
-            "settings": settings,
-            "nats": nats.node(slot),
+            "settings": self._proxy_settings,
+            "nats": self._nats.node(slot),
             "host": self._options.host,
-            "port": port,
+            "port": self._workers.port,
             "ready_mark": str(self._dir.run / f"proxy-{slot}.ready"),
             "parent_pid": os.getpid(),
         }
@@ -235,13 +246,13 @@ class Machine:
         return write_private(self._dir.run / f"{name}.json", msgspec.json.encode(settings))
 
     async def _start_child(self, name: str, command: list[str], env: dict[str, str] | None = None) -> dict[str, Any]:
-        child = self._child(name, command, env)
+        child = self._child(name, lambda: command, env=env)
         self._children.append(child)
         return await child.start(READY_S)
 
-    def _child(self, name: str, command: list[str], env: dict[str, str] | None = None) -> Child:
+    def _child(self, name: str, command: Callable[[], list[str]], **how: Any) -> Child:
         mark, log = self._dir.run / f"{name}.ready", self._dir.logs / f"{name}.log"
-        return Child(name, lambda: command, ready_mark=mark, log=log, on_event=self._say, env=env)
+        return Child(name, command, ready_mark=mark, log=log, on_event=self._say, **how)
 
     def _operator_token(self) -> str:
         """The first operator's token: made at the first start, kept in a file that its owner alone may read."""

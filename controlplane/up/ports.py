@@ -8,27 +8,43 @@ class PortTaken(Exception):
 
 
 class PortReservation:
-    """Holds a port bound, never listening, so that it stays ours while the processes that share it restart.
+    """A socket bound to a port, which its processes listen on one after the other; they get a copy of it.
 
-    The kernel spreads connections over listening sockets only, so holding it costs no connection.
+    The kernel spreads connections over listening sockets only, so holding it costs no connection before the first
+    process listens. `shared`: others of ours have the port too.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, shared: bool = False) -> None:
+        self._host = host
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        if port and _listening(family, host, port):
+        if port and not shared and _listening(family, host, port):
             raise PortTaken(f"port {port} of {host} is in use")
-        self._socket = socket.socket(family, socket.SOCK_STREAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            self._socket.bind((host, port))
-        except OSError as error:
-            self._socket.close()
-            raise PortTaken(f"port {port} of {host} cannot be had ({error.strerror})") from None
+        self._socket = _bound(family, host, port)
         self.port = int(self._socket.getsockname()[1])
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def renew(self) -> None:
+        """Take another socket on the same port: what waits on the old one is reset, and may come again."""
+        fresh = _bound(self._socket.family, self._host, self.port)
+        self._socket.close()
+        self._socket = fresh
 
     def close(self) -> None:
         self._socket.close()
+
+
+def _bound(family: int, host: str, port: int) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((host, port))
+    except OSError as error:
+        made.close()
+        raise PortTaken(f"port {port} of {host} cannot be had ({error.strerror})") from None
+    return made
 
 
 def _listening(family: socket.AddressFamily, host: str, port: int) -> bool:

@@ -5,8 +5,9 @@ import os
 import signal
 from collections.abc import Callable
 
+from controlplane.up.child import ChildFailed
 from controlplane.up.datadir import DataDir
-from controlplane.up.machine import Machine, UpOptions
+from controlplane.up.machine import Machine, UpError, UpOptions
 from schemas.config import ConfigError, load_settings, settings_from_env
 from schemas.settings import Settings
 
@@ -21,6 +22,7 @@ async def run_up(options: UpOptions, say: Say) -> None:
         loop.add_signal_handler(number, stop.set)
     with DataDir(options.data_dir) as data_dir:
         machine = Machine(options, data_dir, say)
+        roller = _Roller(machine, options, say)
         stopping = loop.create_task(stop.wait(), name="stop signal")
         starting = loop.create_task(machine.start(), name="start")
         try:
@@ -28,6 +30,7 @@ async def run_up(options: UpOptions, say: Say) -> None:
             if starting.done():
                 endpoints = starting.result()
                 loop.add_signal_handler(signal.SIGHUP, _reload, machine, options, say)
+                loop.add_signal_handler(signal.SIGUSR2, roller.start)
                 announce(say, options, data_dir, endpoints)
                 await stopping
                 say("stopping: open requests finish, events are flushed")
@@ -35,7 +38,37 @@ async def run_up(options: UpOptions, say: Say) -> None:
             starting.cancel()
             stopping.cancel()
             await asyncio.wait({starting, stopping})
+            await roller.close()
             await machine.stop()
+
+
+class _Roller:
+    """SIGUSR2: all proxies are replaced under load, by what is installed and configured now."""
+
+    def __init__(self, machine: Machine, options: UpOptions, say: Say) -> None:
+        self._machine = machine
+        self._options = options
+        self._say = say
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        if self._task is not None and not self._task.done():
+            self._say("the proxies are being restarted already")
+            return
+        self._task = asyncio.get_running_loop().create_task(self._roll(), name="rolling restart")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def _roll(self) -> None:
+        try:
+            await self._machine.roll(_read_again(self._options))
+        except (ConfigError, OSError) as error:
+            self._say(f"the configuration cannot be read, so nothing is restarted: {error}")
+        except (ChildFailed, UpError) as error:
+            self._say(f"the rolling restart stops here, what runs goes on: {error}")
 
 
 def _reload(machine: Machine, options: UpOptions, say: Say) -> None:

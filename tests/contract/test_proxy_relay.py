@@ -431,7 +431,7 @@ async def test_a_drain_lets_open_requests_end_and_closes_idle_connections(rig: P
     idle = await rig.connect()
     idle.send("GET", "/healthz")
     await idle.reply()
-    await rig.listening.stop_accepting()
+    rig.listening.stop_accepting()
     draining = asyncio.create_task(rig.governor.drain())
     await asyncio.sleep(0.05)
     assert not draining.done()
