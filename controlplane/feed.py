@@ -58,7 +58,7 @@ class Feed:
         self._last_seq = replica.control_seq
         self._unsent: deque[FeedDelta] = deque(maxlen=MAX_UNSENT)
         self._wake = asyncio.Event()
-        self._log_full = False
+        self._log_full: bool | None = None
         self.lost = 0
         """Messages that could not leave, for metrics."""
 
@@ -75,8 +75,8 @@ class Feed:
         return True
 
     @property
-    def log_full(self) -> bool:
-        """What nodes are told: the logs are too full to admit anything (rule L6)."""
+    def log_full(self) -> bool | None:
+        """What nodes are told: the logs are too full to admit anything (rule L6). None: not known yet."""
         return self._log_full
 
     @property

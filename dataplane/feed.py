@@ -86,17 +86,18 @@ class Feed:
 
     def now_ns(self) -> int:
         """The control plane's time; 0 before anything was heard."""
-        offset_ns = self._time.offset_ns
-        return offset_ns + self._clock.elapsed_ns() if offset_ns is not None else 0
+        return self._time.now_ns(self._clock.elapsed_ns())
 
     def age_ns(self) -> int:
         """How long nothing has been heard."""
         return NEVER_NS if self._heard_ns is None else self._clock.elapsed_ns() - self._heard_ns
 
-    def heard(self, epoch: int, now_ns: int, *, log_full: bool) -> None:
-        """The leader of `epoch` spoke, and its clock showed `now_ns`. A deposed leader's word proves nothing."""
+    def heard(self, epoch: int, now_ns: int, *, log_full: bool | None) -> None:
+        """The leader of `epoch` spoke, and its clock showed `now_ns`. A deposed leader's word proves nothing.
+        `log_full` None: it does not know yet, so what was known stands.
+        """
         if epoch >= self._epoch:
-            self.log_full = log_full
+            self.log_full = self.log_full if log_full is None else log_full
             self._epoch = epoch
             self._heard_ns = self._clock.elapsed_ns()
             self._time.observe(now_ns, self._heard_ns)

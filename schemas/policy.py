@@ -108,7 +108,7 @@ class FeedDelta(msgspec.Struct, frozen=True, omit_defaults=True):
     asks for `catchup`. `now_ns` is the control plane's wall clock when it was sent; an empty delta is the
     feed's heartbeat. `settle_s`-like figures are not here: amounts travel in lease messages. `leaving`: the leader of
     this epoch says goodbye, so that a standby need not wait for its silence. `log_full`: the logs are so full that
-    nothing may be admitted (rule L6).
+    nothing may be admitted (rule L6); None: this leader has not looked yet, and what was said before stands.
     """
 
     epoch: int
@@ -118,4 +118,4 @@ class FeedDelta(msgspec.Struct, frozen=True, omit_defaults=True):
     records: tuple[Record, ...] = ()
     resnapshot: bool = False
     leaving: bool = False
-    log_full: bool = False
+    log_full: bool | None = None

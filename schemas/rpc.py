@@ -35,7 +35,7 @@ class JoinAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     joined_seq: int
     epoch: int
     now_ns: int
-    log_full: bool = False
+    log_full: bool | None = None
 
 
 class SnapshotAsk(msgspec.Struct, frozen=True, omit_defaults=True):

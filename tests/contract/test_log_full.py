@@ -211,7 +211,29 @@ def test_a_node_that_joins_learns_it_with_the_answer() -> None:
         await fake.stop()
         again = await rig.node("n1")
         assert again.joined is not None
-        assert not again.joined.log_full
+        assert again.joined.log_full is False
+        await rig.close()
+
+    run_virtual(main())
+
+
+def test_a_new_leader_that_has_not_looked_yet_opens_nothing() -> None:
+    async def main() -> None:
+        rig = Rig()
+        leader = await rig.lead("cp1")
+        product = Product(leader, rig.bus.client("n1"), rig.nodes.port(), rig.clock)
+        await product.governor.start()
+        await product.issue("vk_open")
+        await until(lambda: product.governor.ready)
+        leader.close_budget(full=True)
+        await until(lambda: not product.governor.ready)
+        product.leader = await rig.lead("cp2")
+        await asyncio.sleep(5)
+        await _refused(product, "vk_open")
+        product.leader.close_budget(full=False)
+        await until(lambda: product.governor.ready)
+        assert isinstance(await product.admit("vk_open"), Admission)
+        await product.governor.close()
         await rig.close()
 
     run_virtual(main())
