@@ -10,6 +10,7 @@ from dataplane.core.ratelimit import Take, Taken
 from dataplane.inflight import Admission, State
 from dataplane.node import Node
 from events.types import LeaseReturned, NodeEvent, RequestReleased, RequestSettled
+from schemas.accounts import meter_of
 from schemas.amounts import Amounts
 from schemas.refusals import Refusal
 
@@ -124,7 +125,7 @@ def _used(needs: dict[str, int], outcome: Outcome, actual: Amounts) -> dict[str,
     exposure = outcome.object
     used = {}
     for line in needs:
-        meter = line.rsplit(":", 3)[1]
+        meter = meter_of(line)
         if exposure is not None and exposure.meter == meter:
             used[line] = exposure.exposure_nanos
         else:

@@ -139,7 +139,7 @@ def _in_one(carriage: Carriage, response: UpstreamResponse, body: bytes) -> Answ
 
 def _is_event_stream(response: UpstreamResponse) -> bool:
     for name, value in response.headers:
-        if name.lower() == b"content-type":
+        if len(name) == 12 and name.lower() == b"content-type":
             return value.lstrip().lower().startswith(b"text/event-stream")
     return False
 

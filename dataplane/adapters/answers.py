@@ -51,7 +51,7 @@ def error_of(status: int) -> str:
 def is_type(headers: Headers, wanted: bytes) -> bool:
     """Whether the answer's Content-Type is `wanted`, parameters aside."""
     for name, value in headers:
-        if name.lower() == b"content-type":
+        if len(name) == 12 and name.lower() == b"content-type":
             return value.partition(b";")[0].strip().lower() == wanted
     return False
 

@@ -9,7 +9,6 @@ only this buffer is left.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -114,12 +113,14 @@ class UpstreamResponse:
         self.abort()
         raise BodyTooLarge(f"the answer's body exceeds {limit_bytes} bytes", sent=True)
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._iterate()
+    def __aiter__(self) -> Self:
+        return self
 
-    async def _iterate(self) -> AsyncIterator[bytes]:
-        while chunk := await self.read_chunk():
-            yield chunk
+    async def __anext__(self) -> bytes:
+        chunk = await self.read_chunk()
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
 
     def abort(self) -> None:
         """Close the connection now, even in the middle of sending the request; drop what was not read.

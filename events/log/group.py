@@ -6,6 +6,7 @@ that cannot be encoded, is found by halving. No I/O, no clock.
 """
 
 import asyncio
+import builtins
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ class Unwritable(NamedTuple, Generic[EventT]):
     """A call whose events do not fit into any message, or cannot be encoded. It has left the queue."""
 
     entry: Entry[EventT]
-    error: Exception
+    error: builtins.Exception  # named in full: compiled, a tuple's types are looked up in the module alone
 
 
 class GroupQueue(Generic[EventT]):

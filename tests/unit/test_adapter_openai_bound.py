@@ -4,8 +4,9 @@ import json
 from typing import Any
 
 import pytest
-from support.adapter_calls import KEY_ID, bound, call, openai_adapter, post_json, read, refused
+from support.adapter_calls import KEY_ID, bound, call, openai_adapter, packaged_prices, post_json, read, refused
 
+from dataplane.adapters.openai import chat as bounds
 from dataplane.adapters.port import Call, Outgoing
 from schemas.amounts import Amounts
 
@@ -281,3 +282,33 @@ def test_a_version_at_the_end_of_the_base_url_is_understood(base_url: str, path:
 
 def test_without_a_version_in_the_base_url_the_path_needs_one() -> None:
     assert read(openai_adapter(), post_json("/chat/completions", {"model": "gpt-4o"})).operation == ""
+
+
+def test_the_short_way_bounds_as_the_long_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most requests need no closer look at their parameters; what they may cost is the same either way."""
+    assert bounds._PLAIN_PARAMS < bounds.KNOWN_PARAMS
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
+    bodies: list[dict[str, Any]] = [
+        {"messages": [{"role": "user", "content": "hi"}]},
+        {"messages": [], "max_tokens": 5, "temperature": 1},
+        {"messages": [{"role": "user", "content": [image]}], "max_completion_tokens": 7, "max_tokens": 9},
+        {"max_tokens": 0},
+        {"messages": [{"role": "user", "content": 5}]},
+        {"messages": "hi"},
+        {"max_tokens": True},
+        {"messages": [{"role": "user", "audio": {"id": "a"}}]},
+    ]
+    short = [_bound_or_reason(body) for body in bodies]
+    monkeypatch.setattr(bounds, "_PLAIN_PARAMS", frozenset())
+    assert [_bound_or_reason(body) for body in bodies] == short
+    assert any(isinstance(end, str) for end in short)
+    assert any(not isinstance(end, str) for end in short)
+
+
+def _bound_or_reason(params: dict[str, Any]) -> bounds.Bound | str:
+    price = packaged_prices().model("openai", "gpt-4o")
+    assert price is not None
+    try:
+        return bounds.bound_of({"model": "gpt-4o", **params}, 500, price)
+    except bounds.Unbounded as error:
+        return str(error)

@@ -69,6 +69,30 @@ KNOWN_PARAMS = frozenset(
 """Parameters whose effect on cost is nothing, or is computed here. The last few are compatible servers' own
 sampling parameters."""
 
+_PLAIN_PARAMS = frozenset(
+    {
+        "frequency_penalty",
+        "logit_bias",
+        "max_completion_tokens",
+        "max_tokens",
+        "messages",
+        "metadata",
+        "model",
+        "presence_penalty",
+        "reasoning_effort",
+        "seed",
+        "stop",
+        "store",
+        "stream",
+        "stream_options",
+        "temperature",
+        "top_p",
+        "user",
+        "verbosity",
+    }
+)
+"""Of these none but the messages and the two limits can change the bound, so most requests need no closer look."""
+
 BASE_TOKENS = 64
 """What a template adds around any conversation; measured figures are below ten."""
 PER_MESSAGE_TOKENS = 16
@@ -101,10 +125,16 @@ class Bound(NamedTuple):
 
 def bound_of(params: dict[str, Any], body_bytes: int, price: ModelPrice) -> Bound:
     """The bound of a chat completion. Raises Unbounded."""
-    _check_params(params)
-    prompt = _prompt_tokens(params, body_bytes, price)
-    output = _output_tokens(params, body_bytes, price)
-    return Bound(prompt, output, _most_nanos(price, tier_of(params), prompt, output))
+    if _PLAIN_PARAMS.issuperset(params):
+        prompt, images = _message_tokens(params, body_bytes)
+        prompt = _with_images(prompt, images, price)
+        output, tier = _output_limit(params, price), DEFAULT_TIER
+    else:
+        _check_params(params)
+        prompt = _prompt_tokens(params, body_bytes, price)
+        output = _output_tokens(params, body_bytes, price)
+        tier = tier_of(params)
+    return Bound(prompt, output, _most_nanos(price, tier, prompt, output))
 
 
 def tier_of(params: dict[str, Any]) -> str:
@@ -117,10 +147,12 @@ def tier_of(params: dict[str, Any]) -> str:
 
 def _most_nanos(price: ModelPrice, tier: str, prompt: int, output: int) -> int:
     """A flexible tier may be served as the default one, so the dearer of the two bounds it."""
-    asked = price.rates(tier, prompt)
     default = price.rates(DEFAULT_TIER, prompt)
+    asked = default if tier == DEFAULT_TIER else price.rates(tier, prompt)
     if asked is None or default is None:
         raise Unbounded("the price list has no price for this model in the service_tier asked for")
+    if asked is default:
+        return default.most_nanos(prompt, output)
     return max(asked.most_nanos(prompt, output), default.most_nanos(prompt, output))
 
 
@@ -147,6 +179,15 @@ def _free_moderation(moderation: Any) -> bool:
 
 
 def _prompt_tokens(params: dict[str, Any], body_bytes: int, price: ModelPrice) -> int:
+    tokens, images = _message_tokens(params, body_bytes)
+    tools = len(_list(params, "tools")) + len(_list(params, "functions"))
+    if tools or params.get("response_format") is not None:
+        tokens += SCHEMA_TOKENS + PER_TOOL_TOKENS * tools
+    return _with_images(tokens, images, price)
+
+
+def _message_tokens(params: dict[str, Any], body_bytes: int) -> tuple[int, int]:
+    """The most tokens of the messages' texts, and how many images are in them."""
     messages = _list(params, "messages")
     images = 0
     tokens = body_bytes + BASE_TOKENS + PER_MESSAGE_TOKENS * len(messages)
@@ -162,9 +203,10 @@ def _prompt_tokens(params: dict[str, Any], body_bytes: int, price: ModelPrice) -
             raise Unbounded("a message's content is neither text nor a list of parts")
         if message.get("audio") is not None:
             raise Unbounded("audio by reference is not in the request")
-    tools = len(_list(params, "tools")) + len(_list(params, "functions"))
-    if tools or params.get("response_format") is not None:
-        tokens += SCHEMA_TOKENS + PER_TOOL_TOKENS * tools
+    return tokens, images
+
+
+def _with_images(tokens: int, images: int, price: ModelPrice) -> int:
     if not images:
         return min(tokens, price.window)
     if not price.image:
@@ -197,14 +239,21 @@ def _data_bytes(image: Any) -> int:
 
 
 def _output_tokens(params: dict[str, Any], body_bytes: int, price: ModelPrice) -> int:
-    limits = [limit for name in ("max_completion_tokens", "max_tokens") if (limit := _count(params, name)) is not None]
-    each = min(max(limits), price.max_output) if limits else price.max_output
+    each = _output_limit(params, price)
     choices = max(_count(params, "n") or 1, _count(params, "best_of") or 1)
     if choices > MAX_CHOICES:
         raise Unbounded(f"n is above {MAX_CHOICES}")
     if params.get("prediction") is not None:
         each += body_bytes
     return each * choices
+
+
+def _output_limit(params: dict[str, Any], price: ModelPrice) -> int:
+    """The most tokens of one choice: the larger of the two limits, at most the model's own."""
+    first, second = _count(params, "max_completion_tokens"), _count(params, "max_tokens")
+    if first is None and second is None:
+        return price.max_output
+    return min(max(first or 0, second or 0), price.max_output)
 
 
 def _count(params: dict[str, Any], name: str) -> int | None:

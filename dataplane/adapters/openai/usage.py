@@ -32,6 +32,9 @@ class CompletionDetails(msgspec.Struct):
     audio_tokens: _Count | None = None
 
 
+_NO_DETAILS = PromptDetails()
+
+
 class Usage(msgspec.Struct):
     """`usage` of chat completions and embeddings (which have no completion)."""
 
@@ -78,7 +81,7 @@ def settle(report: Report, pricing: Pricing) -> Outcome:
     """The outcome of an answer whose usage is final."""
     usage = report.usage
     output = usage.completion_tokens or 0
-    details = usage.prompt_tokens_details or PromptDetails()
+    details = usage.prompt_tokens_details or _NO_DETAILS
     cached = details.cached_tokens or 0
     nanos = _nanos(report, pricing, output, cached, details.cache_write_tokens or 0)
     model = report.model[:MAX_MODEL_CHARS] or pricing.asked_model
@@ -105,8 +108,8 @@ def settle(report: Report, pricing: Pricing) -> Outcome:
 
 def _nanos(report: Report, pricing: Pricing, output: int, cached: int, written: int) -> int | None:
     usage = report.usage
-    spoken = (usage.prompt_tokens_details or PromptDetails()).audio_tokens or 0
-    heard = (usage.completion_tokens_details or CompletionDetails()).audio_tokens or 0
+    spoken = (usage.prompt_tokens_details or _NO_DETAILS).audio_tokens
+    heard = usage.completion_tokens_details is not None and usage.completion_tokens_details.audio_tokens
     price = pricing.price_of(report.model) or pricing.price_of(pricing.asked_model)
     if price is None or spoken or heard:
         return None
