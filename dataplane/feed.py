@@ -34,6 +34,9 @@ KEPT_DELTAS = 256
 """Deltas kept while something before them is missing; a catch-up takes a few milliseconds."""
 
 ASK_TIMEOUT_S = 1.0
+CATCHUP_TIMEOUT_S = 0.3
+"""An answer takes milliseconds. A question to a leader that stands still must not outlast the takeover."""
+
 PAUSE_S = 0.05
 """Between two tries of an unanswered question: a takeover lasts seconds, and asking is cheap."""
 
@@ -176,7 +179,7 @@ class Feed:
     async def _catch_up(self) -> bool:
         """Ask for everything after the position. False: not answered."""
         try:
-            delta = await self._control.catchup(self.snapshot.position, ASK_TIMEOUT_S)
+            delta = await self._control.catchup(self.snapshot.position, CATCHUP_TIMEOUT_S)
         except Unanswered as reason:
             self._note_silence(reason)
             return False

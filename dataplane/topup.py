@@ -66,7 +66,7 @@ class TopUp:
                     del self._wanted[line]
                 now_ns = self._clock.elapsed_ns()
                 lines = {
-                    line: demand.top_up(amount, now_ns)
+                    line: demand.top_up(amount, self._free(line), now_ns)
                     for line, amount in wanted.items()
                     if (demand := self._demand.get(line)) is not None
                 }
@@ -76,6 +76,10 @@ class TopUp:
                     self._mark_dry(before)
         finally:
             self._asking = False
+
+    def _free(self, line: str) -> int:
+        lease = self._book.leases[line]
+        return lease.granted - lease.returned - lease.used - lease.reserved
 
     def _mark_dry(self, before: dict[str, int]) -> None:
         """Where nothing came requests ask for themselves for a while: the account is near its cap."""
