@@ -105,3 +105,21 @@ def test_up_refuses_a_directory_in_use_and_a_taken_port(stack: Stack, tmp_path: 
     assert none.exit_code == 1
     assert "--demo" in none.output
     assert os.path.exists(stack.data_dir / "endpoints.json")
+
+
+def test_operators_rotate_and_alerts_are_listed(run: Run) -> None:
+    issued = run("operators", "issue", "e2e-auditor", "--role", "auditor", "--expires-in", "1h", "--json")
+    assert issued.exit_code == 0, issued.output
+    first = json.loads(issued.output)["token"]
+    rotated = run("operators", "rotate", "e2e-auditor", "--overlap", "10m", "--json")
+    assert rotated.exit_code == 0, rotated.output
+    second = json.loads(rotated.output)["token"]
+    listed = run("operators", "list")
+    assert "e2e-auditor" in listed.output
+    assert first not in listed.output
+    for token in (first, second):
+        assert run("alerts", "list", "--state", "open", "--json", RINGFENCE_TOKEN=token).exit_code == 0
+    assert run("alerts", "list", "--kind", "no_such_kind").output.strip() == "No alerts."
+    assert run("operators", "revoke", "e2e-auditor", "--reason", "test over").exit_code == 0
+    assert run("alerts", "list", RINGFENCE_TOKEN=second).exit_code == 1
+    assert run("operators", "rotate", "e2e-auditor").exit_code == 1
