@@ -12,9 +12,11 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 
 from controlplane.up.nats.binary import find_binary
+from controlplane.up.nats.blocks import TlsFiles
 from controlplane.up.nats.limits import MIB, StreamLimits
 from controlplane.up.nats.process import NatsProcess, StoreLock
 from controlplane.up.nats.setup import NatsSetup, write_config
@@ -22,6 +24,7 @@ from events.log.jetstream import JetStreamStream
 from events.log.streams import control_stream, nodes_stream
 from events.messaging.connection import NatsConnection, connect
 from events.messaging.credentials import NatsCredentials
+from schemas.tls import TlsClient
 
 SMALL = StreamLimits(control_bytes=64 * MIB, nodes_bytes=64 * MIB)
 SLOTS = ("n1", "n2", "n3", "n4")
@@ -30,9 +33,10 @@ SLOTS = ("n1", "n2", "n3", "n4")
 class RunningNats:
     """The server and the connections that a test makes to it; all are closed at the end."""
 
-    def __init__(self, setup: NatsSetup, limits: StreamLimits) -> None:
+    def __init__(self, setup: NatsSetup, limits: StreamLimits, client_tls: TlsClient | None = None) -> None:
         self.setup = setup
         self.limits = limits
+        self.client_tls = client_tls
         self.url = ""
         self._lock = StoreLock(setup.directory)
         self._binary = find_binary()
@@ -71,8 +75,14 @@ class RunningNats:
         assert self._process is not None
         self._process.signal(signal.SIGCONT)
 
+    def reload(self) -> None:
+        """Read configuration and passwords again."""
+        assert self._process is not None
+        self._process.signal(signal.SIGHUP)
+
     def credentials(self, user: str) -> NatsCredentials:
-        return self.setup.control(self.url) if user == "control" else self.setup.node(user, self.url)
+        found = self.setup.control(self.url) if user == "control" else self.setup.node(user, self.url)
+        return msgspec.structs.replace(found, tls=self.client_tls)
 
     async def connect(self, user: str = "control") -> NatsConnection:
         connection = await connect(self.credentials(user), name=f"test {user}")
@@ -96,9 +106,15 @@ class RunningNats:
 
 @contextlib.asynccontextmanager
 async def running_nats(
-    directory: Path, *, slots: Sequence[str] = SLOTS, limits: StreamLimits = SMALL
+    directory: Path,
+    *,
+    slots: Sequence[str] = SLOTS,
+    limits: StreamLimits = SMALL,
+    tls: TlsFiles | None = None,
+    client_tls: TlsClient | None = None,
 ) -> AsyncIterator[RunningNats]:
-    server = RunningNats(write_config(directory / "nats", slots=slots, limits=limits), limits)
+    setup = write_config(directory / "nats", slots=slots, limits=limits, tls=tls)
+    server = RunningNats(setup, limits, client_tls)
     try:
         await server.start()
         yield server

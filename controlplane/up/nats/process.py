@@ -131,8 +131,9 @@ class NatsProcess:
             return False
         mark = self._ports / f"{self._binary.name}_{self._process.pid}.ports"
         try:
-            url = str(json.loads(mark.read_text())["nats"][0])
-            host, _, port = url.removeprefix("nats://").rpartition(":")
+            address = str(json.loads(mark.read_text())["nats"][0]).rpartition("://")[2]  # nats:// or tls://
+            url = f"nats://{address}"
+            host, _, port = address.rpartition(":")
             reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
         except (OSError, ValueError, LookupError):
             return False
