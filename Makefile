@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: up test unit lint bench chaos chaos-short clean
+.PHONY: up test unit lint bench bench-check chaos chaos-short clean
 
 up: $(STAMP)  ## Everything on this machine, with simulated Stripe and OpenAI.
 	$(BIN)/ringfence up --demo $(ARGS)
@@ -23,8 +23,11 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-bench: $(STAMP)  ## Measures, and prints Markdown; asserts nothing.
+bench: $(STAMP)  ## Measures beside nginx and a bare aiohttp proxy (docs/PERFORMANCE.md); asserts nothing.
 	PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
+
+bench-check: $(STAMP)  ## A short form; fails if a ratio is more than 10% worse than in bench/baseline.json.
+	PYTHONPATH=tests $(BIN)/python -m bench --check $(ARGS)
 
 chaos: $(STAMP)  ## The long runs: many simulation seeds, and real processes under kill -9.
 	$(BIN)/python -m pytest -m slow $(ARGS)

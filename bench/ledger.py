@@ -3,26 +3,29 @@
 import time
 from collections.abc import Callable
 
+from bench.run import Run
 from events.codec import decode_batch, encode_batch
 from events.state.budget import Budget
 from events.types import NodeEvent, RequestAdmitted, RequestSettled
 from schemas.amounts import Amounts
 from schemas.policy import Who
 
+ROW = "ledger"
 REQUESTS = 20_000
 EVENTS_A_BATCH = 100
 ROUNDS = 5
 
 
-def run() -> list[str]:
-    """Markdown lines: events a second, the best of some rounds."""
+def run(run: Run) -> list[str]:
+    """Markdown lines: events a second, the median of some rounds."""
     events = _events()
     batches = [
         encode_batch("n1-a", n, 1, events[at : at + EVENTS_A_BATCH])
         for n, at in enumerate(range(0, len(events), EVENTS_A_BATCH), 1)
     ]
-    folded = max(_rate(events, lambda: _fold(events)) for _ in range(ROUNDS))
-    decoded = max(_rate(events, lambda: [decode_batch(batch) for batch in batches]) for _ in range(ROUNDS))
+    folded = run.add(ROW, "fold", "events_s", [_rate(events, lambda: _fold(events)) for _ in range(ROUNDS)])
+    decodings = [_rate(events, lambda: [decode_batch(batch) for batch in batches]) for _ in range(ROUNDS)]
+    decoded = run.add(ROW, "decode", "events_s", decodings)
     return [
         "## The ledger's fold",
         "",

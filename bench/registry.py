@@ -3,16 +3,25 @@
 import asyncio
 from collections.abc import Callable
 
-from bench import gateway, ledger, revocation
-from bench.rows import cpu
+from bench import ledger, revocation
+from bench.rows import cpu, fairness, keys, latency, overload, sse, tls
 from bench.run import Run
 
 Measure = Callable[[Run], list[str]]
 
 ROWS: dict[str, Measure] = {
     "cpu": cpu.measure,
-    "ledger": lambda _: ledger.run(),
-    "gateway": lambda run: asyncio.run(gateway.run(run.scratch / "gateway")),
-    "revocation": lambda run: asyncio.run(revocation.run(run.scratch / "revocation")),
+    "latency": latency.measure,
+    "sse": sse.measure,
+    "idle": sse.measure_idle,
+    "overload": overload.measure,
+    "fairness": fairness.measure,
+    "tls": tls.measure,
+    "keys": keys.measure,
+    "ledger": ledger.run,
+    "revocation": lambda run: asyncio.run(revocation.run(run)),
 }
 """In the order in which they run and are reported."""
+
+CHECKED = ("cpu", "sse")
+"""Those with ratios that `--check` holds against the baseline."""

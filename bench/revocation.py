@@ -3,11 +3,12 @@
 import asyncio
 import statistics
 import time
-from pathlib import Path
 
 import aiohttp
 from support.load import Chargers
 from support.stack import Stack, running_stack
+
+from bench.run import Run
 
 KEYS = 40
 WORKERS = 3
@@ -16,13 +17,15 @@ PAUSE_S = 0.04
 """Between two charges of a client: a load of some 200 charges a second, which two cores carry."""
 
 
-async def run(data_dir: Path) -> list[str]:
+async def run(run: Run) -> list[str]:
     """Markdown lines: median, 95th percentile and worst."""
-    with running_stack(data_dir / "data", workers=WORKERS) as stack:
+    with running_stack(run.scratch / "revocation", workers=WORKERS) as stack:
         idle = await _revoke_all(stack)
         busy_key = stack.issue(vendor="stripe", agent="load", uncapped=True)
         loaded = await _under_load(stack, busy_key["token"], PAUSE_S)
         saturated = await _under_load(stack, busy_key["token"], 0.0)
+    for name, values in (("idle", idle), ("loaded", loaded), ("saturated", saturated)):
+        run.add("revocation", name, "delete_ms", values)
     return [
         f"## Revocation over {WORKERS} workers, {KEYS} keys",
         "",

@@ -35,6 +35,7 @@ class Run:
     seconds: float
     connections: int
     scratch: Path
+    key_counts: tuple[int, ...] = (10_000,)
     figures: list[Figure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What could not be measured, and why."""
@@ -45,11 +46,23 @@ class Run:
         self.figures.append(Figure(row=row, contender=contender, metric=metric, value=value, rounds=tuple(values)))
         return value
 
+    def note(self, text: str) -> None:
+        """Say once what could not be measured."""
+        if text not in self.notes:
+            self.notes.append(text)
+
     def find(self, row: str, contender: str, metric: str) -> Figure | None:
         for figure in self.figures:
             if (figure.row, figure.contender, figure.metric) == (row, contender, metric):
                 return figure
         return None
+
+    def value(self, row: str, contender: str, metric: str) -> float:
+        """Of a figure that is there. Raises KeyError."""
+        figure = self.find(row, contender, metric)
+        if figure is None:
+            raise KeyError((row, contender, metric))
+        return figure.value
 
     def of(self, row: str) -> dict[str, dict[str, Figure]]:
         """Figures of one row: contender -> metric -> figure."""

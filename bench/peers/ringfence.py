@@ -2,7 +2,8 @@
 
 Nothing is switched off. The key has caps in dollars over three windows, a daily cap on requests, rate limits, an
 endpoint and a model allowlist; its agent, its team and the organisation have budgets: each request reserves in four
-accounts, and its intent is durable before it goes out.
+accounts, and its intent is durable before it goes out. The audit, which works off what has happened and has a machine
+of its own in production, gets the shared core last.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from support.stack import Stack, running_stack
 
-from bench.machine import Cores, pin
+from bench.machine import Cores, pin, yield_the_core
 from bench.payload import MODEL, PATH
 from bench.peers.base import Peer
 from bench.processes import family
@@ -42,6 +43,7 @@ def stack(
             pin(pid, cores.load)
         for pid in running.worker_pids().values():
             pin(pid, cores.proxy)
+        yield_the_core(running.ready_pids()["audit"])
         yield running
 
 

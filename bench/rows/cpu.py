@@ -1,14 +1,13 @@
 """CPU per request at saturation, contender by contender, round by round, on one core of their own."""
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from bench import wrk
-from bench.peers import bare, nginx, ringfence
+from bench.contenders import contenders
 from bench.peers.base import Peer
 from bench.processes import cpu_ns, resident_bytes
 from bench.run import Run, ratio
+from bench.stats import table
 
 ROW = "cpu"
 WARM_UP_S = 1.0
@@ -27,7 +26,8 @@ class Measured:
 
 def measure(run: Run) -> list[str]:
     """Markdown lines."""
-    with contenders(run) as (peers, token):
+    with contenders(run, ROW) as up:
+        peers, token = up.peers, up.token
         results = {peer.name: Measured() for peer in peers}
         for peer in peers:
             _round(run, peer, token, Measured(), WARM_UP_S)
@@ -37,22 +37,6 @@ def measure(run: Run) -> list[str]:
         for peer in peers:
             run.add(ROW, peer.name, "rss_bytes", [resident_bytes(peer.pids())])
     return _report(run, results)
-
-
-@contextlib.contextmanager
-def contenders(run: Run) -> Iterator[tuple[list[Peer], str]]:
-    """All peers up, before one cheap upstream. Yields them with a vault key's token."""
-    scratch, cores = run.scratch / ROW, run.cores
-    scratch.mkdir()
-    with contextlib.ExitStack() as up:
-        upstream_port = up.enter_context(nginx.upstream(scratch, cores.load))
-        peers = [
-            up.enter_context(nginx.proxy(scratch, cores.proxy, upstream_port)),
-            up.enter_context(bare.proxy(scratch, cores.proxy, upstream_port)),
-        ]
-        running = up.enter_context(ringfence.stack(scratch / "ringfence", cores, f"http://127.0.0.1:{upstream_port}"))
-        peers.append(ringfence.peer(running))
-        yield peers, ringfence.issue(running)
 
 
 def _round(run: Run, peer: Peer, token: str, into: Measured, seconds: float) -> None:
@@ -76,7 +60,32 @@ def _round(run: Run, peer: Peer, token: str, into: Measured, seconds: float) -> 
 
 
 def _report(run: Run, results: dict[str, Measured]) -> list[str]:
-    lines = [
+    rows, beside = [], []
+    for name, measured in results.items():
+        cpu = run.add(ROW, name, "cpu_us", measured.cpu_us)
+        rate = run.add(ROW, name, "requests_s", measured.requests_s)
+        busy = run.add(ROW, name, "busy", measured.busy)
+        rss = run.value(ROW, name, "rss_bytes")
+        spread = f"{min(measured.cpu_us):.1f} to {max(measured.cpu_us):.1f}"
+        rows.append([name, f"{cpu:.1f}", spread, f"{rate:,.0f}", f"{busy:.0%}", f"{rss / 1e6:.0f}"])
+    for row in rows:
+        row[3:3] = [_times(run, row[0], other) for other in ("bare aiohttp", "nginx", "Envoy")]
+    for name, measured in results.items():
+        for helper, values in measured.helpers_us.items():
+            cost = run.add(ROW, f"{name}: {helper}", "cpu_us", values)
+            beside.append(f"{helper} {cost:.1f}")
+    head = [
+        "proxy",
+        "CPU us/request",
+        "rounds",
+        "x bare aiohttp",
+        "x nginx",
+        "x Envoy",
+        "requests/s",
+        "core busy",
+        "MB",
+    ]
+    return [
         "## CPU per request at saturation",
         "",
         (
@@ -84,25 +93,10 @@ def _report(run: Run, results: dict[str, Measured]) -> list[str]:
             f"{run.seconds:g} s; proxy alone on core {run.cores.proxy}, everything else on core {run.cores.load}."
         ),
         "",
-        "| proxy | CPU us/request | (rounds) | x bare aiohttp | x nginx | requests/s | its core busy | RSS MB |",
-        "|---|---|---|---|---|---|---|---|",
+        *table(head, rows),
+        f"Beside Ringfence's worker, on the other core, in us a request: {', '.join(beside)}.",
+        "",
     ]
-    for name, measured in results.items():
-        cpu = run.add(ROW, name, "cpu_us", measured.cpu_us)
-        rate = run.add(ROW, name, "requests_s", measured.requests_s)
-        busy = run.add(ROW, name, "busy", measured.busy)
-        rss = run.find(ROW, name, "rss_bytes")
-        lines.append(
-            f"| {name} | {cpu:.1f} | {min(measured.cpu_us):.1f} to {max(measured.cpu_us):.1f} "
-            f"| {_times(run, name, 'bare aiohttp')} | {_times(run, name, 'nginx')} | {rate:,.0f} | {busy:.0%} "
-            f"| {rss.value / 1e6 if rss else 0:.0f} |"
-        )
-    lines.append("")
-    for name, measured in results.items():
-        for helper, values in measured.helpers_us.items():
-            cost = run.add(ROW, f"{name}: {helper}", "cpu_us", values)
-            lines.append(f"Beside it, on the other core: {helper} {cost:.1f} us a request.")
-    return [*lines, ""]
 
 
 def _times(run: Run, name: str, other: str) -> str:

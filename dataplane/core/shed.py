@@ -7,7 +7,7 @@ else counts as load: a request that waits for a vendor, a lease or a slow client
 | the queue | the limit on it |
 |---|---|
 | stands: in each window of 10 ms somebody waited over 5 ms, for 100 ms | shrinks by a quarter each window, to 32 |
-| stands for half a second more: turns are long for another reason (streams) | shrinks on, to 1 |
+| stands for half a second more, over 20 ms: turns are long for another reason (streams) | shrinks on, to 8 |
 | does not: nobody waited so long in the last window | grows by an eighth, to 256 |
 
 It shrinks from what was truly queued. 5 and 100 ms are CoDel's figures: a burst passes, a queue that stays does not.
@@ -27,10 +27,14 @@ TARGET_NS = 5 * MS
 WINDOW_NS = 10 * MS
 STANDING_NS = 100 * MS
 STUCK_NS = 600 * MS
+STUCK_TARGET_NS = 20 * MS
 ALERT_NS = 1000 * MS
 
 FLOOR = 32
 """As many at once are no overload, whatever a turn takes: some 3 ms of work."""
+STUCK_FLOOR = 8
+"""Where fewer newcomers are the only relief. Not less: what makes turns long may be another process on the core, which
+fewer requests would not end."""
 CEILING = 256
 """More would wait for some 25 ms: a burst that one turn should not take."""
 
@@ -101,7 +105,8 @@ class Shedder:
             standing_ns = now_ns - self._over_since_ns
             if standing_ns >= STANDING_NS or now_ns < self._alert_until_ns:
                 self._alert_until_ns = now_ns + ALERT_NS
-                floor = FLOOR if standing_ns < STUCK_NS else 1
+                stuck = standing_ns >= STUCK_NS and self._worst_ns > STUCK_TARGET_NS
+                floor = STUCK_FLOOR if stuck else FLOOR
                 self.limit = min(self.limit, max(floor, min(self.limit, self._peak) * 3 // 4))
         else:
             self._over_since_ns = 0

@@ -7,7 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataplane.core.shed import CEILING, FLOOR, MS, STANDING_NS, STUCK_NS, TARGET_NS, WINDOW_NS, Shedder
+from dataplane.core.shed import (
+    CEILING,
+    FLOOR,
+    MS,
+    STANDING_NS,
+    STUCK_FLOOR,
+    STUCK_NS,
+    STUCK_TARGET_NS,
+    TARGET_NS,
+    WINDOW_NS,
+    Shedder,
+)
 
 
 class Loop:
@@ -94,16 +105,18 @@ def test_it_recovers_within_a_second() -> None:
     assert loop.shedder.limit == CEILING
 
 
-def test_turns_that_are_long_for_another_reason_leave_room_for_fewer_and_fewer_but_always_for_one() -> None:
+@pytest.mark.parametrize(("turn_ms", "limit"), [(10, FLOOR), (30, STUCK_FLOOR)])
+def test_turns_that_are_long_for_another_reason_leave_room_for_fewer_but_never_for_none(
+    turn_ms: int, limit: int
+) -> None:
     loop = Loop(cost_ns=100_000)
     ended_ns = STUCK_NS + 2_000 * MS
     while loop.now_ns < ended_ns:
         loop.shedder.arrive("a")
-        loop.shedder.start("a", loop.now_ns, loop.now_ns + 20 * MS)
-        loop.now_ns += 20 * MS
-    assert loop.shedder.limit == 1
-    assert loop.shedder.arrive("a")
-    assert not loop.shedder.arrive("a")
+        loop.shedder.start("a", loop.now_ns, loop.now_ns + turn_ms * MS)
+        loop.now_ns += turn_ms * MS
+    assert loop.shedder.limit == limit
+    assert [loop.shedder.arrive("a") for _ in range(limit + 1)] == [True] * limit + [False]
 
 
 def test_a_pause_of_the_machine_sheds_nobody() -> None:
@@ -158,9 +171,9 @@ def test_the_queue_holds_what_has_arrived_and_not_left(steps: list[tuple[str, st
             else:
                 shedder.gone(flow)
         assert shedder.queued == sum(held.values()) <= 2 * CEILING
-        assert 1 <= shedder.limit <= CEILING
+        assert 4 <= shedder.limit <= CEILING
 
 
 def test_the_figures_belong_together() -> None:
     assert WINDOW_NS < STANDING_NS < STUCK_NS
-    assert TARGET_NS < WINDOW_NS
+    assert TARGET_NS < WINDOW_NS < STUCK_TARGET_NS

@@ -1,0 +1,93 @@
+"""The bench's own arithmetic: what it compares, what it refuses to compare, what it reads of others' output."""
+
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from msgspec.structs import replace
+
+from bench import machine, wrk
+from bench.chart import bars
+from bench.check import Incomparable, compare
+from bench.generator import Flow, Plan, _Source
+from bench.machine import Cores, TooFewCores, choose_cores
+from bench.payload import ANSWER_BYTES, REQUEST_BYTES, answer_body, request_body
+from bench.report import Result, read, result_of, write
+from bench.run import Figure, Run, ratio
+from bench.stats import percentile
+
+
+def result(**cpu_us: tuple[float, ...]) -> Result:
+    run = Run("r1", Cores(0, 1), 2, 1.0, 32, Path())
+    for name, rounds in cpu_us.items():
+        run.add("cpu", name, "cpu_us", rounds)
+    return replace(result_of(run), run_id=f"r{id(run)}")
+
+
+def test_only_ratios_within_a_run_are_compared_and_ten_percent_is_the_line() -> None:
+    then = result(ringfence=(60.0, 62.0), nginx=(20.0, 20.0))
+    slower_machine = result(ringfence=(120.0, 124.0), nginx=(40.0, 40.0))
+    assert compare(slower_machine, then)[1]
+    a_little = result(ringfence=(65.0, 67.0), nginx=(20.0, 20.0))
+    assert compare(a_little, then)[1]
+    lines, good = compare(result(ringfence=(70.0, 72.0), nginx=(20.0, 20.0)), then)
+    assert not good
+    assert any("worse" in line for line in lines)
+    with pytest.raises(Incomparable):
+        compare(result(ringfence=(60.0,)), then)
+
+
+def test_a_ratio_is_taken_round_by_round() -> None:
+    above = Figure(row="cpu", contender="a", metric="cpu_us", value=20.0, rounds=(10.0, 20.0, 90.0))
+    below = Figure(row="cpu", contender="b", metric="cpu_us", value=10.0, rounds=(5.0, 10.0, 45.0))
+    assert ratio(above, below) == 2.0
+    assert ratio(replace(above, rounds=()), below) == 2.0
+
+
+def test_a_result_is_written_and_read_again_with_a_chart(tmp_path: Path) -> None:
+    kept = result(ringfence=(60.0, 62.0), nginx=(20.0, 20.0))
+    path, chart = write(kept, tmp_path)
+    assert read(path) == kept
+    assert {"model", "cores", "kernel", "versions", "programs"} <= kept.machine.keys()
+    assert ET.fromstring(chart.read_text()).tag.endswith("svg")  # noqa: S314 - our own
+    assert "&lt;b&gt;" in bars("<b>", {"a": 1.0})
+
+
+def test_it_refuses_a_machine_with_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: {3})
+    with pytest.raises(TooFewCores, match="two cores"):
+        choose_cores()
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: {3, 5, 7})
+    assert choose_cores() == Cores(3, 5)
+
+
+def test_what_wrk_says_is_read_and_a_run_with_failures_is_no_measurement() -> None:
+    said = "  48007 requests in 1.01s, 27.1MB read\nRequests/sec: 47000.0\n"
+    assert wrk._read(said) == (48007, 1.01)
+    for more in ("  Non-2xx or 3xx responses: 3\n", "  Socket errors: connect 0, read 1, write 0, timeout 0\n"):
+        with pytest.raises(wrk.Unsound):
+            wrk._read(said + more)
+    with pytest.raises(wrk.Unsound):
+        wrk._read("unable to connect")
+
+
+def test_the_generators_schedule_is_a_constant_rate_through_its_phases() -> None:
+    source = _Source.__new__(_Source)
+    source.flow = Flow("a", 1, "", ((1.0, 4.0), (0.5, 2.0)), 0)
+    times = source._schedule()
+    assert [next(times) for _ in range(6)] == [0.0, 0.25, 0.5, 0.75, 1.0, float("inf")]
+    assert Plan((source.flow,)).flows[0].phases[1] == (0.5, 2.0)
+
+
+def test_the_call_has_the_size_that_the_report_says() -> None:
+    assert (len(request_body()), len(request_body(stream=True)), len(answer_body())) == (
+        REQUEST_BYTES,
+        REQUEST_BYTES,
+        ANSWER_BYTES,
+    )
+
+
+def test_percentiles() -> None:
+    assert percentile(range(1, 101), 0.99) == 99
+    assert percentile([5.0], 0.5) == 5.0
+    assert percentile([], 0.5) != percentile([], 0.5)
