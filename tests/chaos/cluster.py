@@ -14,10 +14,10 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 from chaos.relay import Relay
+from chaos.wires import wire_processes, wire_routes
 from support.stack import Stack, running_stack
 
 from events.messaging.credentials import NatsCredentials
@@ -25,12 +25,12 @@ from events.messaging.credentials import NatsCredentials
 BACK_S = 60.0
 """A process that was killed is back by then, on the busiest machine."""
 
-DISKS = {"nats": "1500m", "control": "64m"}
+DISKS = {"nats": "1500m", "control": "64m", "audit": "600m"}
 """Directories of the data directory that get a file system of their own, where the machine allows it."""
 
 
 class Cluster:
-    """A running gateway under the test's control. `relays`: by process, one for each NATS server."""
+    """A running gateway under the test's control. `relays`: by process, all wires that lead to it."""
 
     def __init__(self, stack: Stack, disks: dict[str, Path]) -> None:
         self.stack = stack
@@ -145,13 +145,8 @@ class Cluster:
     # ------------------------------------------------------------ wires
 
     async def wire(self) -> None:
-        """Put a relay between each process and each NATS server."""
-        for path in sorted((self.stack.data_dir / "run").glob("*.json")):
-            settings = json.loads(path.read_text())
-            if "nats" in settings:
-                self.relays[path.stem] = relays = [await _relay(url) for url in settings["nats"]["servers"]]
-                settings["nats"]["servers"] = [f"nats://127.0.0.1:{relay.port}" for relay in relays]
-                path.write_text(json.dumps(settings))
+        """Put a relay into each wire to and between NATS servers, and start again what uses them."""
+        self.relays = await wire_processes(self.stack.data_dir) | await wire_routes(self.stack.data_dir)
         pids = self.processes()
         self.strike([pids[name] for name in self.relays])
         deadline = time.monotonic() + BACK_S
@@ -172,13 +167,6 @@ def _send(pid: int, number: signal.Signals) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-async def _relay(url: str) -> Relay:
-    where = urlsplit(url)
-    relay = Relay(where.hostname or "127.0.0.1", where.port or 4222)
-    await relay.start()
-    return relay
 
 
 @contextlib.asynccontextmanager

@@ -5,10 +5,10 @@
 | kill | kill -9, several at one instant | their supervisor starts them again |
 | restart | SIGTERM | the same |
 | pause | SIGSTOP | SIGCONT |
-| cut | connections to NATS are reset, new ones too | they pass again |
+| cut | connections to NATS (of a NATS server: to the others) are reset, new ones too | they pass again |
 | silent | nothing passes between them and NATS, in both directions | what waited arrives, late |
-| deaf | nothing passes from NATS to them | the same |
-| mute | nothing passes from them to NATS | the same |
+| deaf | nothing passes from NATS to them (of a NATS server: one way of each link) | the same |
+| mute | nothing passes from them to NATS (of a NATS server: the other way) | the same |
 | slow | everything between them and NATS is late | it is in time again |
 | full | a disk has no room left | there is room; NATS, which gives up its store then, is started again |
 | vendor | some calls to a vendor fail, before or after it has acted | none do |
@@ -68,6 +68,7 @@ def schedule(
     seed: int,
     duration_s: float,
     processes: Sequence[str],
+    wired: Sequence[str],
     disks: Sequence[str],
     *,
     only: Sequence[str] = (),
@@ -75,7 +76,6 @@ def schedule(
 ) -> list[Fault]:
     """The faults of a storm, of these kinds `only` (empty: all). The same arguments give the same faults."""
     rng = random.Random(f"faults {seed}")
-    wired = [name for name in processes if not name.startswith("nats")]
     kinds = [kind for kind in only or WEIGHTS if kind != "full" or disks]
     found: list[Fault] = []
     at_s = 1.0

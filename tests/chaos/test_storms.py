@@ -38,7 +38,7 @@ async def _storm(data_dir: Path, seed: int, duration_s: float, workers: int, arg
         kinds = [kind for kind in os.environ.get("RINGFENCE_CHAOS_KINDS", "").split(",") if kind]
         pace_s = float(os.environ.get("RINGFENCE_CHAOS_PACE_S") or PACE_S)
         names, disks = sorted(cluster.processes()), sorted(cluster.disks)
-        plan = schedule(seed, duration_s, names, disks, only=kinds, pace_s=pace_s)
+        plan = schedule(seed, duration_s, names, sorted(cluster.relays), disks, only=kinds, pace_s=pace_s)
         (data_dir / "schedule.txt").write_text("\n".join(map(str, plan)))
         tempest = Storm(cluster, plan)
         async with Load(cluster, seed) as load:
