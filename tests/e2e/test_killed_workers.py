@@ -42,7 +42,7 @@ def check_books(stack: Stack, key_id: str) -> None:
     entries = [entry for entry in stack.vendor_log() if entry["path"] == "/v1/payment_intents"]
     moved = sum(move["moved"] for entry in entries for move in entry["moves"])
     assert moved > 0
-    rows = stack.settled_requests(len(entries), key=key_id)
+    rows = stack.answered_requests(len(entries), key=key_id)
     outcomes = [row["outcome"] for row in rows]
     assert len([outcome for outcome in outcomes if outcome in {"settled", "unknown"}]) >= len(entries)
     settled = sum(Decimal(row["actual_usd"]) for row in rows)

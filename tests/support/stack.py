@@ -80,10 +80,17 @@ class Stack:
 
     def settled_requests(self, count: int, **filters: Any) -> list[dict[str, Any]]:
         """Wait until the audit shows `count` requests that are not open; returns what it shows by then."""
+        return self._until_ended(count, {"settled", "unknown", "released", "refused"}, filters)
+
+    def answered_requests(self, count: int, **filters: Any) -> list[dict[str, Any]]:
+        """The same for requests that reached the vendor: one that was refused or released is none of them."""
+        return self._until_ended(count, {"settled", "unknown"}, filters)
+
+    def _until_ended(self, count: int, ends: set[str], filters: dict[str, Any]) -> list[dict[str, Any]]:
         deadline = time.monotonic() + AUDIT_S
         while True:
             rows = self.requests(**filters)
-            if len([row for row in rows if row["outcome"] != "open"]) >= count or time.monotonic() > deadline:
+            if len([row for row in rows if row["outcome"] in ends]) >= count or time.monotonic() > deadline:
                 return rows
             time.sleep(0.2)
 
