@@ -14,6 +14,7 @@ from controlplane.api.ports import NodeStatus
 from controlplane.barrier import Barrier
 from controlplane.barrier_view import BarrierView
 from controlplane.commands.base import CommandRefusal, Decision, Figures, Moment
+from controlplane.control_clock import MARK_NS
 from controlplane.errors import CommandRefused, LogUnavailable, NotLeading
 from controlplane.feed import Feed
 from controlplane.fences import Fences
@@ -177,9 +178,19 @@ class Leader:
             (self.membership.watch(), "membership"),
             (self.recorder.run(), "checkpoints"),
             (self._watch_fence(), "fence"),
+            (self._mark_time(), "time mark"),
         ):
             self._tasks.forever(run, name)
         await self._rpc.start()
+
+    async def _mark_time(self) -> None:
+        """Whoever leads next begins no earlier than the newest time in the log. Runs for ever."""
+        while True:
+            age_ns = self._clock.wall_ns() - self.replica.at_ns
+            if age_ns >= MARK_NS:
+                await self._lane.turn(lambda: (Marked(),))
+            else:
+                await asyncio.sleep((MARK_NS - age_ns) / 1e9 + 0.01)
 
     async def _watch_fence(self) -> None:
         """Raises NotLeading once somebody has taken over. A leader with nothing to append would not notice, and would
@@ -326,7 +337,7 @@ async def lead(
 ) -> Leader:
     """Take over and serve. Raises as `take_over`. `url`: where other control planes reach this one's API."""
     taken = await take_over(logs, following, clock, draw, timing, silent_epoch)
-    leader = Leader(taken, logs, bus, clock, draw, timing, version, url)
+    leader = Leader(taken, logs, bus, taken.clock, draw, timing, version, url)
     try:
         await leader.start()
     except BaseException:

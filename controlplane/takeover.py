@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
+from controlplane.control_clock import ControlClock
 from controlplane.errors import NotLeading
 from controlplane.fences import Fences
 from controlplane.following import Following, Logs
@@ -34,7 +35,10 @@ _log = logging.getLogger(__name__)
 
 
 class TakenOver(NamedTuple):
-    """What a leader begins with. `log` is started; `nodes` follows the node logs from where the replica is."""
+    """What a leader begins with. `log` is started; `nodes` follows the node logs from where the replica is.
+
+    `clock`: its time, which does not go back.
+    """
 
     replica: Replica
     recorder: Recorder
@@ -44,6 +48,7 @@ class TakenOver(NamedTuple):
     encoder: Encoder
     nodes: Follower
     since_ns: int
+    clock: Clock
 
 
 async def take_over(
@@ -67,6 +72,7 @@ async def take_over(
         epoch = await _fence(logs, replica, Fences(name, draw, clock.wall_ns), name, silent_epoch)
         since_ns = clock.elapsed_ns()
         await following.control.through(epoch)
+        clock = ControlClock(clock, replica.at_ns)
         mark = LogMarked(epoch, 0)
         await following.nodes.through(await mark_nodes(logs.nodes, mark, name, clock.wall_ns))
         nodes = following.nodes.hand_over()
@@ -86,7 +92,7 @@ async def take_over(
         id_salt=draw(8).hex(),
     )
     log.start()
-    return TakenOver(replica, following.recorder, name, epoch, log, encoder, nodes, since_ns)
+    return TakenOver(replica, following.recorder, name, epoch, log, encoder, nodes, since_ns, clock)
 
 
 async def _fence(logs: Logs, replica: Replica, fences: Fences, name: str, silent_epoch: int | None) -> int:

@@ -29,6 +29,7 @@ class ReplicaImage(msgspec.Struct, frozen=True):
     control: ControlImage
     budget: BudgetImage
     living: dict[str, NodeLog]
+    at_ns: int = 0
 
 
 class Folded(msgspec.Struct, frozen=True, gc=False):
@@ -40,7 +41,10 @@ class Folded(msgspec.Struct, frozen=True, gc=False):
 
 
 class Replica:
-    """The control plane's state. `leader` may write the control log since `fence_seq`; `leader_n` counts there."""
+    """The control plane's state. `leader` may write the control log since `fence_seq`; `leader_n` counts there.
+
+    `at_ns` is the newest time that a leader has put into the log.
+    """
 
     def __init__(self) -> None:
         self.state = ControlState()
@@ -50,6 +54,7 @@ class Replica:
         self.leader = ""
         self.leader_n = 0
         self.fence_seq = 0
+        self.at_ns = 0
 
     def apply_control(self, message: Stored) -> Sequence[ControlEvent]:
         """Fold one message of RF_CONTROL; return its events if they count. Raises CorruptLog, CodecError."""
@@ -63,6 +68,7 @@ class Replica:
         if batch.n != self.leader_n + 1:
             raise CorruptLog(f"control log goes from {batch.actor}'s batch {self.leader_n} to {batch.n}")
         self.leader_n = batch.n
+        self.at_ns = max(self.at_ns, batch.at_ns)
         events: Sequence[ControlEvent] = batch.events  # type: ignore[assignment]  # this log holds control events
         for event in events:
             self._apply_event(message.sequence, batch.at_ns, event)
@@ -88,6 +94,7 @@ class Replica:
             control=self.state.image(),
             budget=budget_image(self.budget),
             living=dict(sorted(self.nodes.living.items())),
+            at_ns=self.at_ns,
         )
 
     @classmethod
@@ -101,6 +108,7 @@ class Replica:
         replica.leader = image.leader
         replica.leader_n = image.leader_n
         replica.fence_seq = image.fence_seq
+        replica.at_ns = image.at_ns
         return replica
 
     def dump(self) -> bytes:
