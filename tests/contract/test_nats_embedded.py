@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from support.certificates import Authority
 from support.log_harness import until
 from support.nats_server import SMALL
 
@@ -19,7 +21,7 @@ from controlplane.up.nats.child import NatsChild
 from controlplane.up.nats.config import ServerPlan, render
 from controlplane.up.nats.limits import GIB, MIB, StreamLimits, choose_limits
 from controlplane.up.nats.process import NatsFailed, StoreLock
-from controlplane.up.nats.setup import DEFAULT_SLOTS, write_config, write_credentials
+from controlplane.up.nats.setup import DEFAULT_SLOTS, write_cluster, write_config, write_credentials
 from controlplane.up.nats.template import render_template
 from events.log.streams import nodes_stream
 from events.messaging.connection import connect
@@ -75,18 +77,26 @@ def test_the_disk_is_shared_out(available: int, kept: StreamLimits | None, expec
     assert choose_limits(available, kept) == expected
 
 
-def test_the_published_template_is_current() -> None:
-    published = Path(__file__).parents[2] / "compose" / "nats.conf"
-    assert published.read_text() == render_template(), (
-        "run: python -m controlplane.up.nats.template > compose/nats.conf"
+@pytest.mark.parametrize("cluster", [False, True])
+def test_the_published_template_is_current(cluster: bool) -> None:
+    name, flag = ("nats-cluster.conf", " --cluster") if cluster else ("nats.conf", "")
+    published = Path(__file__).parents[2] / "compose" / name
+    assert published.read_text() == render_template(cluster=cluster), (
+        f"run: python -m controlplane.up.nats.template{flag} > compose/{name}"
     )
 
 
-def test_the_published_template_is_valid(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cluster", [False, True])
+@pytest.mark.parametrize("tls", [False, True])
+def test_the_published_template_is_valid(tmp_path: Path, cluster: bool, tls: bool) -> None:
+    certificates = Authority(tmp_path) if tls else None
+    if certificates is not None:
+        certificates.issue("server")
     config = tmp_path / "nats.conf"
-    config.write_text(render_template())
-    users = ["control", *(f"n{n}" for n in range(1, 9))]
+    config.write_text(render_template(cluster=cluster, tls=str(tmp_path) if tls else ""))
+    users = ["control", "route", *(f"n{n}" for n in range(1, 9))]
     environment = {f"RF_NATS_{user}": f"p{user}" for user in users}
+    environment |= {"RF_NATS_name": "ringfence-1", "RF_NATS_routes": '["nats://route:proute@127.0.0.1:6222"]'}
     done = subprocess.run(
         [find_binary(), "-t", "-c", config], capture_output=True, text=True, env=environment, timeout=20, check=False
     )
@@ -95,6 +105,24 @@ def test_the_published_template_is_valid(tmp_path: Path) -> None:
         [find_binary(), "-t", "-c", config], capture_output=True, text=True, env={}, timeout=20, check=False
     )
     assert without.returncode != 0, "a password that is not set must not become an empty one"
+
+
+def test_a_directory_keeps_its_number_of_servers(tmp_path: Path) -> None:
+    ports = [(4001, 6001), (4002, 6002), (4003, 6003)]
+    setups = write_cluster(tmp_path / "three", ports, slots=("n1",))
+    again = write_cluster(tmp_path / "three", ports, slots=("n1",))
+    assert setups[0].control("u") == again[2].control("u"), "one password for all servers, and kept"
+    assert len({setup.config.read_text() for setup in setups}) == 3
+    with pytest.raises(ValueError, match="3 NATS servers"):
+        write_config(tmp_path / "three", slots=("n1",))
+    write_config(tmp_path / "one", slots=("n1",))
+    (tmp_path / "one" / "jetstream").mkdir()  # what the server makes
+    with pytest.raises(ValueError, match="one NATS server"):
+        write_cluster(tmp_path / "one", ports, slots=("n1",))
+    route = re.search(r"nats://route:(\w+)@", (tmp_path / "three" / "passwords.conf").read_text())
+    assert route is not None
+    for setup in setups:
+        assert route.group(1) not in setup.config.read_text() + repr(setup)
 
 
 def test_every_slot_has_an_account_of_its_own() -> None:
