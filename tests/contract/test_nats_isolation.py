@@ -1,18 +1,23 @@
-"""What a slot's credential may do on a real nats-server, and what it may not, whatever it tries."""
+"""What a slot's credential may do on real nats-servers, alone and in a cluster, and what it may not, whatever it tries."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import nats
 import pytest
 from nats.aio.client import Client
 from support.log_harness import until
-from support.nats_server import RunningNats, nats_server
+from support.nats_cluster import RunningCluster
+from support.nats_server import RunningNats, running_nats
 
+from controlplane.up.nats.config import NODE_CONNECTIONS, NODE_SUBSCRIPTIONS
 from events.log.jetstream import JetStreamStream
 from events.log.port import AppendUncertain, FenceExpectation, FenceMoved
 from events.messaging.connection import connect
+from events.messaging.credentials import NODE_PAYLOAD_BYTES
 from events.messaging.port import Message
 from events.subjects import (
     ALL_RPCS,
@@ -25,8 +30,6 @@ from events.subjects import (
     push,
     rpc,
 )
-
-__all__ = ["nats_server"]
 
 OTHERS_LOG = node_log("n2", "victim")
 INBOX_OF_N2 = "_INBOX_n2.guessed.1"
@@ -69,6 +72,18 @@ PRIVATE = [
 ]
 
 
+@pytest.fixture(params=["alone", "cluster"])
+async def nats_server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RunningNats | RunningCluster]:
+    if request.param == "alone":
+        async with running_nats(tmp_path) as server:
+            yield server
+        return
+    shared: RunningCluster = request.getfixturevalue("shared_cluster")
+    await shared.streams()  # where attackers would find something
+    yield shared
+    await shared.clear()
+
+
 class Attacker:
     """Slot n1 with a bare client of its own: whatever the protocol lets it say."""
 
@@ -94,6 +109,10 @@ async def attacker(nats_server: RunningNats) -> AsyncIterator[Attacker]:
     )
     yield Attacker(client, denials)
     await client.close()
+
+
+HEADS = ("$JS.API.", "$JS.ringfence.API.")
+"""The API's subjects, also by the name that JetStream has in a cluster."""
 
 
 class Bystanders:
@@ -167,9 +186,9 @@ async def test_a_slot_cannot_have_answers_delivered_to_others(
         await attacker.client.flush()
         await settle(nats_server)
         assert bystanders.heard == [], reply
-    found = await everything(nodes)
     expected = [(node_log("n1", "i1"), reply.encode()) for reply in PROTECTED]
-    assert found == expected, "its own appends, and no acknowledgement anywhere"
+    await until_stored(nodes, len(expected))
+    assert await everything(nodes) == expected, "its own appends, and no acknowledgement anywhere"
     assert (await control.state()).last_sequence == 0
 
 
@@ -227,9 +246,9 @@ async def test_a_slot_cannot_read_the_jetstream_api(nats_server: RunningNats, at
 
 async def test_guessed_message_ids_of_another_slot_are_of_no_use(nats_server: RunningNats, attacker: Attacker) -> None:
     # Ids are compared over the whole stream: that is why the writer salts its ids. Without the salt this works.
-    await nats_server.streams()
+    _, nodes = await nats_server.streams()
     await attacker.client.publish(node_log("n1", "i1"), b"squat", headers={"Nats-Msg-Id": "victim.1"})
-    await attacker.client.flush()
+    await until_stored(nodes, 1)
     port = (await nats_server.connect("n2")).appender
     taken = await port.publish(OTHERS_LOG, b"real", msg_id="victim.1", expect=None, timeout_s=5.0)
     assert taken.duplicate
@@ -257,6 +276,7 @@ async def test_headers_that_cannot_be_parsed_do_not_deafen_the_readers(nats_serv
 
     await control.bus.subscribe(ALL_RPCS, handle)
     await control.bus.flush()
+    await asyncio.sleep(0.1)  # in a cluster the other servers hear of it a moment later
     _, writer = await asyncio.open_connection("127.0.0.1", int(nats_server.url.rpartition(":")[2]))
     credentials = nats_server.credentials("n1")
     sign_in = {"user": credentials.user, "pass": credentials.password, "headers": True, "verbose": False}
@@ -277,10 +297,91 @@ async def test_headers_that_cannot_be_parsed_do_not_deafen_the_readers(nats_serv
     await follower.aclose()
 
 
+async def test_a_slot_cannot_change_streams_or_messages(nats_server: RunningNats, attacker: Attacker) -> None:
+    control, nodes = await nats_server.streams()
+    await nodes.publish(OTHERS_LOG, b"theirs", msg_id=None, expect=None, timeout_s=5.0)
+    api = [
+        ("STREAM.CREATE.EVIL", {"name": "EVIL", "subjects": ["rf.>"]}),
+        ("STREAM.UPDATE.RF_NODES", {"name": "RF_NODES", "subjects": ["x"], "max_age": 1_000_000_000}),
+        ("STREAM.PURGE.RF_NODES", {}),
+        ("STREAM.DELETE.RF_NODES", {}),
+        ("STREAM.MSG.DELETE.RF_NODES", {"seq": 1}),
+        ("STREAM.MSG.GET.RF_NODES", {"seq": 1}),
+        ("STREAM.SNAPSHOT.RF_NODES", {"deliver_subject": "_INBOX_n1.stolen"}),
+        ("STREAM.PEER.REMOVE.RF_NODES", {"peer": "ringfence-1"}),
+        ("STREAM.LEADER.STEPDOWN.RF_NODES", {}),
+        ("META.LEADER.STEPDOWN", {}),
+        ("CONSUMER.CREATE.RF_NODES", {"stream_name": "RF_NODES", "config": {"deliver_subject": "_INBOX_n1.stolen"}}),
+        ("CONSUMER.MSG.NEXT.RF_NODES.any", {"batch": 10}),
+        ("DIRECT.GET.RF_NODES", {"seq": 1}),
+        ("ACCOUNT.PURGE.CONTROL", {}),
+    ]
+    stolen: list[bytes] = []
+
+    async def listen(msg) -> None:
+        stolen.append(msg.data)
+
+    await attacker.client.subscribe("_INBOX_n1.stolen", cb=listen)
+    for count, (operation, body) in enumerate(((f"{head}{op}", body) for op, body in api for head in HEADS), start=1):
+        await attacker.client.publish(operation, json.dumps(body).encode(), reply="_INBOX_n1.stolen")
+        await attacker.client.flush()
+        await until(lambda count=count: len(attacker.denials) == count)
+    await settle(nats_server)
+    assert stolen == []
+    assert await everything(nodes) == [(OTHERS_LOG, b"theirs")]
+    assert (await control.state()).last_sequence == 0
+
+
+async def test_what_a_slot_can_occupy_is_bounded(nats_server: RunningNats) -> None:
+    others = await nats_server.connect("n2")
+    _, nodes = await nats_server.streams()
+    async with contextlib.AsyncExitStack() as opened:
+        answers = [await sign_in(nats_server, opened) for _ in range(NODE_CONNECTIONS + 1)]
+        assert [answer.startswith(b"PONG") for answer, *_ in answers] == [True] * NODE_CONNECTIONS + [False]
+        assert b"maximum account active connections" in answers[-1][0]
+        _, reader, writer = answers[0]
+        size = NODE_PAYLOAD_BYTES + 1
+        writer.write(b"PUB %s %d\r\n" % (node_log("n1", "i1").encode(), size))
+        assert b"Maximum Payload Violation" in await asyncio.wait_for(reader.readline(), 10.0)
+        _, reader, writer = answers[1]
+        for number in range(NODE_SUBSCRIPTIONS + 1):
+            writer.write(b"SUB _INBOX_n1.%d %d\r\n" % (number, number))
+        assert b"maximum subscriptions" in (await asyncio.wait_for(reader.readline(), 10.0)).lower()
+        await others.bus.flush()
+    assert (await nodes.state()).last_sequence == 0
+
+
+async def sign_in(server: RunningNats, opened: contextlib.AsyncExitStack):
+    """A connection of n1 by hand: the server's first word to it, reader, writer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rpartition(":")[2]))
+
+    async def close() -> None:
+        writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+    opened.push_async_callback(close)
+    await reader.readline()
+    credentials = server.credentials("n1")
+    asked = {"user": credentials.user, "pass": credentials.password, "verbose": False, "pedantic": False}
+    writer.write(b"CONNECT " + json.dumps(asked).encode() + b"\r\nPING\r\n")
+    answer = b"INFO"
+    while answer.startswith(b"INFO"):
+        answer = await asyncio.wait_for(reader.readline(), 10.0)
+    return answer, reader, writer
+
+
 async def everything(stream: JetStreamStream) -> list[tuple[str, bytes]]:
     last = (await stream.state()).last_sequence
     found = [await stream.get(sequence) for sequence in range(1, last + 1)]
     return [(stored.subject, stored.payload) for stored in found if stored is not None]
+
+
+async def until_stored(stream: JetStreamStream, count: int) -> None:
+    """What crosses servers takes a moment longer."""
+    async with asyncio.timeout(10.0):
+        while (await stream.state()).last_sequence < count:
+            await asyncio.sleep(0.02)
 
 
 async def settle(server: RunningNats) -> None:
