@@ -93,8 +93,11 @@ class Door:
         self._places: dict[tuple[bytes, bytes], _Place | None] = {}
         self.shedder = metrics.shedder = Shedder()
 
-    def arrive(self, connection: Connection, data: bytes) -> Shed | None:
-        """Bytes have come on a connection that is between two messages. None: they go to the parser."""
+    def arrive(self, connection: Connection, data: bytes, *, plain: bool = True) -> Shed | None:
+        """Bytes have come on a connection that is between two messages. None: they go to the parser.
+
+        `plain`: they begin a message for sure; else they are never answered here.
+        """
         token = token_in(data)
         if token != connection.token:
             connection.token = token
@@ -102,7 +105,7 @@ class Door:
         if self.shedder.arrive(connection.flow):
             connection.arrived_ns = self._clock.elapsed_ns()
             return None
-        return self._turn_away(connection, data)
+        return self._turn_away(connection, data, plain=plain)
 
     def withdraw(self, connection: Connection) -> None:
         """The request that was counted will not be looked at now: its head is not complete, or its client has gone."""
@@ -139,13 +142,10 @@ class Door:
 
     # ------------------------------------------------------------------ refusing
 
-    def _turn_away(self, connection: Connection, data: bytes) -> Shed | None:
-        seen = glance(data)
-        if seen is None:
-            connection.turned_away = True
-            return None
-        place = self._place(seen.target, seen.host)
-        if place is None:
+    def _turn_away(self, connection: Connection, data: bytes, *, plain: bool) -> Shed | None:
+        seen = glance(data) if plain else None
+        place = self._place(seen.target, seen.host) if seen is not None else None
+        if seen is None or place is None:
             connection.turned_away = True
             return None
         request_id = ids.request_id(self._draw(ids.ID_BYTES))

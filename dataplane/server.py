@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.web import BaseRequest, RequestHandler, StreamResponse
 
@@ -57,13 +57,15 @@ Handler = Callable[[BaseRequest], Awaitable[StreamResponse]]
 class _Connection(RequestHandler):
     """One client's connection, with what the door remembers on it (dataplane.door)."""
 
-    __slots__ = ("_door", "_late", "_skip", "arrived_ns", "flow", "token", "turned_away", "unread")
+    __slots__ = ("_aligned", "_body", "_door", "_late", "_skip", "arrived_ns", "flow", "token", "turned_away", "unread")
 
     def __init__(self, server: "ProxyServer", **options: Any) -> None:
         super().__init__(server, **options)
         self._door = server.door
         self._late: asyncio.TimerHandle | None = None
         self._skip = 0
+        self._aligned = True
+        self._body: StreamReader | None = None
         self.arrived_ns = 0
         self.turned_away = False
         self.flow = ""
@@ -93,18 +95,32 @@ class _Connection(RequestHandler):
             if not data:
                 return
         door, waiter = self._door, self._waiter
-        between = waiter is not None and not waiter.done() and self._late is None
-        shed = door.arrive(self, data) if between and data and door is not None else None
+        if door is None or waiter is None or waiter.done() or self._late is not None or not data:
+            self._more(data, waiter)
+            return
+        shed = door.arrive(self, data, plain=self._aligned)
         if shed is not None:
             self._turn_away(shed)
             return
         super().data_received(data)
-        if waiter is None or not data:
-            return
-        if waiter.done():
-            self._head_is_here()
-        elif between:
+        if not waiter.done():
             self._await_head()
+        elif self._messages:
+            # Did the bytes end where this message ends, or where its body goes on? Else the parser holds some of the
+            # next one, and whatever comes then is not its beginning.
+            self._body = self._messages[-1][1]
+            ended = data.find(b"\r\n\r\n") + 4 + self._body.total_bytes == len(data)
+            self._aligned = ended and len(self._messages) == 1
+
+    def _more(self, data: bytes, waiter: asyncio.Future[None] | None) -> None:
+        """Bytes that do not begin a request, or not for sure."""
+        body = self._body
+        before = body.total_bytes if body is not None else 0
+        super().data_received(data)
+        if data and (body is None or body.total_bytes - before != len(data)):
+            self._aligned = False
+        if waiter is not None and waiter.done():
+            self._head_is_here()
 
     def _turn_away(self, shed: Shed) -> None:
         transport = self.transport

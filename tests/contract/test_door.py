@@ -122,6 +122,36 @@ async def test_a_refused_body_that_is_still_to_come_is_dropped_and_the_next_requ
     assert [received.body for received in rig.vendor.received] == [CHARGE]
 
 
+async def test_bytes_that_follow_a_part_of_a_head_are_never_taken_for_a_request(rig: ProxyRig) -> None:
+    """The part came behind another request, while that was being answered."""
+    client = await rig.connect()
+    charge(client)
+    client.writer.write(b"GET /healthz HTTP/1.1\r\nHost: gateway\r\nX-Part: ")
+    assert (await client.reply()).status == 200
+    await asyncio.sleep(0.01)
+    fill(rig)
+    charge(client)  # for the parser this is the value of X-Part, and a body that GET has not announced
+    reply = await client.reply()
+    assert (reply.status, reply.refusal) != (503, "overloaded")
+    clear(rig)
+
+
+async def test_a_body_that_comes_apart_from_its_head_does_not_make_a_connection_unclear(rig: ProxyRig) -> None:
+    client = await rig.connect()
+    for _ in range(3):
+        client.send("POST", "/stripe/v1/charges", {**AUTH, **FORM, "Content-Length": str(len(CHARGE))})
+        await client.writer.drain()
+        await asyncio.sleep(0.01)
+        client.writer.write(CHARGE)
+        assert (await client.reply()).status == 200
+    (connection,) = rig.listening._server.connections
+    assert connection._aligned
+    fill(rig)
+    charge(client)
+    assert (await client.reply()).refusal == "overloaded"
+    clear(rig)
+
+
 async def test_a_request_in_pieces_holds_no_place_while_it_comes(rig: ProxyRig) -> None:
     shedder = rig.proxy.door.shedder
     client = await rig.connect()
