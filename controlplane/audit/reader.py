@@ -69,6 +69,14 @@ _DETAIL_COLUMNS = (
 """What a single request shows beyond its row in a list."""
 
 
+FIRST_SPAN_NS = 86_400 * 1_000_000_000
+LATER_SPAN_NS = 7 * FIRST_SPAN_NS
+KEPT_NS = 91 * FIRST_SPAN_NS
+"""Lists are looked for in the last day first, then week by week; beyond what is kept (a wrong clock) all at once."""
+
+_SPAN = ("at >= fromUnixTimestamp64Nano({begin_ns:Int64})", "at < fromUnixTimestamp64Nano({end_ns:Int64})")
+
+
 class ClickHouseReader:
     """Implements controlplane.api.ports.AuditReader."""
 
@@ -77,19 +85,41 @@ class ClickHouseReader:
 
     async def requests(self, filters: Filters, limit: int, cursor: str | None) -> Page:
         where, parameters = _where(filters)
+        newest_ns = filters.to_ns
         if cursor is not None:
             at_ns, request_id = _read_cursor(cursor, 2)
             where.append("(at, request_id) < (fromUnixTimestamp64Nano({at_ns:Int64}), {after:String})")
             parameters |= {"at_ns": int(at_ns), "after": request_id}
-        sql = (
-            f"SELECT toUnixTimestamp64Nano(at) AS at_ns, {_REQUEST_SELECT} FROM ringfence.requests "  # noqa: S608 - names of our own
-            f"{_clause(where)} ORDER BY at DESC, request_id DESC LIMIT {{limit:UInt32}}"
-        )
-        found = await self._query(sql, {**parameters, "limit": limit + 1})
+            newest_ns = int(at_ns) + 1
+        found = await self._newest(where, parameters, limit + 1, filters.from_ns, newest_ns)
         names = ("at", *(name for name in REQUEST_COLUMNS if name != "at"))
         rows = [_request_row(dict(zip(names, values, strict=True)), REQUEST_COLUMNS) for values in found[:limit]]
         more = len(found) > limit
         return Page(rows, _write_cursor(found[limit - 1][0], found[limit - 1][1]) if more else None)
+
+    async def _newest(
+        self, where: list[str], parameters: dict[str, Any], limit: int, from_ns: int | None, to_ns: int | None
+    ) -> list[tuple[Any, ...]]:
+        """The newest rows that match, looked for span by span: the table is kept by days, and most pages end within
+        the first; all days at once, in order and with all columns, are more than a query's memory.
+        """
+        ends = await self._query("SELECT toUnixTimestamp64Nano(min(at)), toUnixTimestamp64Nano(max(at)) "
+                                 "FROM ringfence.request_rows", {})  # fmt: skip
+        oldest_ns, newest_ns = int(ends[0][0]), int(ends[0][1]) + 1
+        end_ns = newest_ns if to_ns is None else min(to_ns, newest_ns)
+        oldest_ns = oldest_ns if from_ns is None else max(from_ns, oldest_ns)
+        sql = (
+            f"SELECT toUnixTimestamp64Nano(at) AS at_ns, {_REQUEST_SELECT} FROM ringfence.requests "  # noqa: S608 - names of our own
+            f"{_clause([*where, *_SPAN])} ORDER BY at DESC, request_id DESC LIMIT {{limit:UInt32}}"
+        )
+        found: list[tuple[Any, ...]] = []
+        span_ns = FIRST_SPAN_NS
+        while len(found) < limit and end_ns > oldest_ns:
+            begin_ns = max(oldest_ns, end_ns - span_ns)
+            span = {"begin_ns": begin_ns, "end_ns": end_ns, "limit": limit - len(found)}
+            found += await self._query(sql, {**parameters, **span})
+            end_ns, span_ns = begin_ns, LATER_SPAN_NS if newest_ns - begin_ns < KEPT_NS else end_ns
+        return found
 
     async def request(self, request_id: str) -> Row | None:
         names = (*REQUEST_COLUMNS, *_DETAIL_COLUMNS)

@@ -81,115 +81,82 @@ ORDER BY (log, seq, idx)
 TTL toDateTime(stored_at) + INTERVAL 90 DAY
 SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
 
--- One row per request (and per coalesced refusal), merged from its events.
-CREATE OR REPLACE VIEW ringfence.requests DEFINER = CURRENT_USER SQL SECURITY DEFINER AS
-WITH
-    -- An answer replayed later for the same idempotency key told what it did; its cost stands there. Within a day
-    -- only: then vendors may forget the key, and the answer may be another execution's.
-    e.request_id IN (
-        SELECT a.request_id
-        FROM ringfence.events AS a
-        INNER JOIN (SELECT resolves, request_id, seq, idx, at FROM ringfence.events WHERE resolves != '') AS s
-            ON a.idempotency = s.resolves
-        WHERE a.idempotency IN (SELECT resolves FROM ringfence.events WHERE resolves != '')
-            AND a.request_id != s.request_id AND (s.seq, s.idx) > (a.seq, a.idx) AND s.at <= a.at + INTERVAL 24 HOUR
-    ) AS told_by_another,
-    countIf(e.type = 'RequestSettled' AND e.outcome = 'settled') = 0 AND countIf(e.type = 'RequestReleased') = 0
-        AND NOT told_by_another AND countIf(e.type = 'RequestReconciled') > 0 AS by_operator
-SELECT
-    e.request_id AS request_id,
-    minIf(e.at, e.type IN ('RequestAdmitted', 'RequestRefused')) AS at,
-    anyIf(e.agent, e.type IN ('RequestAdmitted', 'RequestRefused')) AS agent,
-    anyIf(e.owner, e.type IN ('RequestAdmitted', 'RequestRefused')) AS owner,
-    anyIf(e.purpose, e.type IN ('RequestAdmitted', 'RequestRefused')) AS purpose,
-    anyIf(e.cost_center, e.type IN ('RequestAdmitted', 'RequestRefused')) AS cost_center,
-    anyIf(e.key, e.type IN ('RequestAdmitted', 'RequestRefused')) AS key,
-    anyIf(e.label, e.type IN ('RequestAdmitted', 'RequestRefused')) AS label,
-    anyIf(e.run, e.type IN ('RequestAdmitted', 'RequestRefused')) AS run,
-    anyIf(e.user, e.type IN ('RequestAdmitted', 'RequestRefused')) AS user,
-    anyIf(e.feature, e.type IN ('RequestAdmitted', 'RequestRefused')) AS feature,
-    anyIf(e.client, e.type IN ('RequestAdmitted', 'RequestRefused')) AS client,
-    anyIf(e.upstream, e.type IN ('RequestAdmitted', 'RequestRefused')) AS upstream,
-    anyIf(e.operation, e.type IN ('RequestAdmitted', 'RequestRefused')) AS operation,
-    anyIf(e.method, e.type IN ('RequestAdmitted', 'RequestRefused')) AS method,
-    anyIf(e.path, e.type IN ('RequestAdmitted', 'RequestRefused')) AS path,
-    if(anyIf(e.model, e.type = 'RequestSettled') != '', anyIf(e.model, e.type = 'RequestSettled'), max(e.model)) AS model,
-    max(e.status) AS status,
-    multiIf(
-        countIf(e.type = 'RequestRefused') > 0, 'refused',
-        -- The node's own word comes first, as in the ledger: an operator's figure stands only until it comes.
-        countIf(e.type = 'RequestSettled' AND e.outcome = 'settled') > 0, 'settled',
-        countIf(e.type = 'RequestReleased') > 0, 'released',
-        countIf(e.type IN ('RequestSettled', 'RequestReconciled')) = 0
-            AND anyIf(e.actor, e.type = 'RequestAdmitted') NOT IN (SELECT subject FROM ringfence.events WHERE type = 'Fenced'), 'open',
-        told_by_another, 'settled',
-        countIf(e.type = 'RequestReconciled') > 0, 'settled',
-        'unknown'
-    ) AS outcome,
-    max(e.refusal) AS refusal,
-    anyIf(e.message, e.type = 'RequestRefused') AS message,
-    maxIf(e.count, e.type = 'RequestRefused') AS refused_count,
-    maxIf(e.bound_usd, e.type IN ('RequestAdmitted', 'RequestRefused')) AS bound_usd,
-    -- The first settlement counts (a re-joined node may tell it again), or else the operator's last figure.
-    if(by_operator, argMaxIf(e.actual_usd, (e.seq, e.idx), e.type = 'RequestReconciled'),
-       argMinIf(e.actual_usd, (e.seq, e.idx), e.type = 'RequestSettled' AND e.outcome = 'settled')) AS actual_usd,
-    if(by_operator, argMaxIf(e.refund_usd, (e.seq, e.idx), e.type = 'RequestReconciled'),
-       argMinIf(e.refund_usd, (e.seq, e.idx), e.type = 'RequestSettled' AND e.outcome = 'settled')) AS refund_usd,
-    if(outcome = 'settled', greatest(actual_usd - bound_usd, toDecimal64(0, 9)), toDecimal64(0, 9)) AS overrun_usd,
-    if(outcome IN ('open', 'unknown'), bound_usd, toDecimal64(0, 9)) AS held_usd,
-    argMinIf(e.input_tokens, (e.seq, e.idx), e.type = 'RequestSettled') AS input_tokens,
-    argMinIf(e.output_tokens, (e.seq, e.idx), e.type = 'RequestSettled') AS output_tokens,
-    argMinIf(e.cached_tokens, (e.seq, e.idx), e.type = 'RequestSettled') AS cached_tokens,
-    argMinIf(e.tool_calls, (e.seq, e.idx), e.type = 'RequestSettled') AS tool_calls,
-    argMinIf(e.latency_us, (e.seq, e.idx), e.type = 'RequestSettled') AS latency_us,
-    argMinIf(e.overhead_us, (e.seq, e.idx), e.type = 'RequestSettled') AS overhead_us
-FROM ringfence.events AS e
-WHERE e.request_id != ''
-GROUP BY e.request_id
-HAVING countIf(e.type IN ('RequestAdmitted', 'RequestRefused')) > 0;
+-- Of `events`, the rare ones that change what other requests' rows mean: fences, replayed answers, operators' figures.
+-- At hand here, because a search of all events for them would take longer than everything else.
+CREATE TABLE IF NOT EXISTS ringfence.turns AS ringfence.events
+ENGINE = ReplacingMergeTree
+ORDER BY (type, log, seq, idx)
+TTL toDateTime(stored_at) + INTERVAL 90 DAY
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
 
-CREATE OR REPLACE VIEW ringfence.spend_hourly DEFINER = CURRENT_USER SQL SECURITY DEFINER AS
-SELECT
-    toStartOfHour(r.at) AS hour, agent, owner, purpose, cost_center, key, upstream, model,
-    countIf(r.outcome != 'refused') AS admitted,
-    countIf(r.outcome = 'settled') AS settled,
-    countIf(r.outcome = 'unknown') AS unknown,
-    sum(r.refused_count) AS refused,
-    sum(r.actual_usd) AS settled_usd,
-    sum(r.held_usd) AS held_usd,
-    sum(r.overrun_usd) AS overrun_usd,
-    sum(r.input_tokens) AS input_tokens,
-    sum(r.output_tokens) AS output_tokens
-FROM ringfence.requests AS r
-GROUP BY hour, agent, owner, purpose, cost_center, key, upstream, model;
+-- One row per request (and per coalesced refusal), merged from its events by merge.sql when one of them is written.
+-- Of several rows of one request the highest version counts; `requests` shows that one. By days, so that days without
+-- news are one part each and need no comparing (ten million requests are summed up in a quarter of a second).
+CREATE TABLE IF NOT EXISTS ringfence.request_rows
+(
+    request_id    String,
+    at            DateTime64(9) COMMENT 'of its first event',
+    version       UInt64,
+    agent         LowCardinality(String),
+    owner         LowCardinality(String),
+    purpose       LowCardinality(String),
+    cost_center   LowCardinality(String),
+    key           String,
+    label         String,
+    run           String,
+    user          String,
+    feature       LowCardinality(String),
+    client        String,
+    upstream      LowCardinality(String),
+    operation     LowCardinality(String),
+    method        LowCardinality(String),
+    path          String,
+    model         LowCardinality(String),
+    status        UInt16,
+    outcome       LowCardinality(String),
+    refusal       LowCardinality(String),
+    message       String,
+    refused_count UInt64,
+    bound_usd     Decimal(18, 9),
+    actual_usd    Decimal(18, 9),
+    refund_usd    Decimal(18, 9),
+    overrun_usd   Decimal(18, 9),
+    held_usd      Decimal(18, 9),
+    input_tokens  UInt64,
+    output_tokens UInt64,
+    cached_tokens UInt64,
+    tool_calls    UInt32,
+    latency_us    UInt64,
+    overhead_us   UInt64,
+    actor         LowCardinality(String) COMMENT 'the incarnation that admitted it',
+    idempotency   String,
+    INDEX by_request request_id TYPE bloom_filter(0.001) GRANULARITY 1,
+    INDEX by_idempotency idempotency TYPE bloom_filter(0.001) GRANULARITY 1,
+    INDEX by_run run TYPE bloom_filter GRANULARITY 1,
+    INDEX by_key key TYPE bloom_filter GRANULARITY 1
+)
+ENGINE = ReplacingMergeTree(version)
+PARTITION BY toYYYYMMDD(at)
+ORDER BY (at, request_id)
+TTL toDateTime(at) + INTERVAL 90 DAY
+SETTINGS min_age_to_force_merge_seconds = 600, min_age_to_force_merge_on_partition_only = 1,
+    fsync_after_insert = 1, fsync_part_directory = 1;
 
-CREATE OR REPLACE VIEW ringfence.spend_daily DEFINER = CURRENT_USER SQL SECURITY DEFINER AS
-SELECT
-    toDate(h.hour) AS day, agent, owner, purpose, cost_center, key, upstream, model,
-    sum(h.admitted) AS admitted,
-    sum(h.settled) AS settled,
-    sum(h.unknown) AS unknown,
-    sum(h.refused) AS refused,
-    sum(h.settled_usd) AS settled_usd,
-    sum(h.held_usd) AS held_usd,
-    sum(h.overrun_usd) AS overrun_usd,
-    sum(h.input_tokens) AS input_tokens,
-    sum(h.output_tokens) AS output_tokens
-FROM ringfence.spend_hourly AS h
-GROUP BY day, agent, owner, purpose, cost_center, key, upstream, model;
+-- Through which sequence the requests of a log's events are merged.
+CREATE TABLE IF NOT EXISTS ringfence.merges
+(
+    log    LowCardinality(String),
+    to_seq UInt64
+)
+ENGINE = ReplacingMergeTree(to_seq)
+ORDER BY log
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
 
-CREATE OR REPLACE VIEW ringfence.refusals DEFINER = CURRENT_USER SQL SECURITY DEFINER AS
-SELECT at, request_id, refusal, message, status, agent, owner, key, label, run, upstream, method, path, model, client,
-       line, count, bound_usd
-FROM ringfence.events
-WHERE type = 'RequestRefused';
-
-CREATE OR REPLACE VIEW ringfence.unknown_outcomes DEFINER = CURRENT_USER SQL SECURITY DEFINER AS
-SELECT at, request_id, agent, owner, key, label, run, upstream, operation, method, path, model, status, bound_usd
-FROM ringfence.requests
-WHERE outcome = 'unknown';
-
-CREATE OR REPLACE VIEW ringfence.control_changes DEFINER = CURRENT_USER SQL SECURITY DEFINER AS
-SELECT at, seq, idx, type AS event, subject, operator, operator_name, address, reason, data AS details
-FROM ringfence.events
-WHERE log = 'control' AND type NOT IN ('LeaseGranted', 'LeaderStarted', 'NodeJoined', 'NodeFenced', 'FenceOpened', 'Fenced');
+-- Which steps of migration this directory has taken.
+CREATE TABLE IF NOT EXISTS ringfence.schema_steps
+(
+    step UInt32,
+    at   DateTime64(3) DEFAULT now64(3)
+)
+ENGINE = MergeTree
+ORDER BY step;

@@ -10,6 +10,7 @@ import clickhouse_connect
 from clickhouse_connect.driver.asyncclient import AsyncClient
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from controlplane.audit.merge import merge_everything
 from controlplane.process_settings import ClickHouseAccess
 
 QUERY_TIMEOUT_S = 30
@@ -17,6 +18,10 @@ QUERY_TIMEOUT_S = 30
 
 UNREACHABLE = (ClickHouseError, aiohttp.ClientError, OSError, asyncio.TimeoutError)
 """What a call may raise: the server's error, or none from it."""
+
+
+MIGRATIONS = {1: merge_everything}
+"""Steps that bring an older directory's rows to this version's tables, in order. Each may be begun again."""
 
 
 class StoreUnavailable(Exception):
@@ -59,7 +64,17 @@ class Store:
 
     async def migrate(self) -> None:
         """Bring tables and views to this version's schema; every statement may be repeated."""
-        script = resources.files("controlplane.audit").joinpath("schema.sql").read_text()
+        await self._script("schema.sql")
+        steps = {int(row[0]) for row in await self.query("SELECT step FROM ringfence.schema_steps")}
+        for step, migrate in MIGRATIONS.items():
+            if step not in steps:
+                await migrate(self.query)
+                # Last: a migration that was cut off is begun again.
+                await self.query(f"INSERT INTO ringfence.schema_steps (step) SELECT {step}")
+        await self._script("views.sql")
+
+    async def _script(self, name: str) -> None:
+        script = resources.files("controlplane.audit").joinpath(name).read_text()
         try:
             client = await self._connected()
             for statement in statements(script):

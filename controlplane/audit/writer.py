@@ -10,7 +10,8 @@ The idea
         1 gather messages               gathers again
         2 record the boundaries         inserts this block, same rows, same token
         3 insert the rows               inserts it again; the token makes that a no-op
-        4 acknowledged                  the same
+        4 merge its requests            inserts it again, and merges them again (controlplane.audit.merge)
+        5 done                          the same
 
     ClickHouse remembers a token before it keeps the rows. Killed in between, it drops every repeat of a block that it
     does not have. So an insert that was not acknowledged at its first try is read back, and what is missing is
@@ -30,13 +31,13 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from controlplane.audit.merge import Merger
 from controlplane.audit.rows import (
     COLUMNS,
     REMEMBERED,
     Known,
     Memory,
     Row,
-    as_values,
     attempt_name,
     refusal_name,
     rows_of,
@@ -63,9 +64,14 @@ BLOCK_BOUNDS_US = (5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_0
 class WriterLimits:
     """How large blocks get and how long they wait."""
 
-    max_rows: int = 20_000
-    """A block of this size is written at once; larger ones use more memory and gain little."""
-    max_messages: int = 4_000
+    max_rows: int = 8_000
+    """A block of this size is written at once (a single message with more, by itself). 16,000 usual rows are more than
+    the embedded engine's limit for a statement that writes (200 MB), and gain nothing."""
+    max_bytes: int = 8 << 20
+    """The same for the messages' bytes: rows can be much larger than usual."""
+    piece_rows: int = 1_000
+    """A block that the store has not kept is written again in pieces: it may have been too large."""
+    max_messages: int = 400
     """Of one read."""
     linger_s: float = 0.3
     """A smaller block waits this long for company; requests must show within two seconds of their end."""
@@ -102,11 +108,13 @@ class _Block:
 
     messages: list[tuple[Stored, Batch]] = field(default_factory=list)
     events: int = 0
+    bytes: int = 0
 
     def add(self, message: Stored) -> None:
         batch = decode_batch(message.payload)
         self.messages.append((message, batch))
         self.events += len(batch.events)
+        self.bytes += len(message.payload)
 
 
 class LogWriter:
@@ -118,6 +126,9 @@ class LogWriter:
         self._store = store
         self._limits = limits or WriterLimits()
         self._memory = Memory()
+        self._merger = Merger(log, self._query)
+        self._ahead: list[Stored] = []
+        """Read, and not yet in a block."""
         self.progress = Progress()
 
     async def run(self) -> None:
@@ -160,11 +171,13 @@ class LogWriter:
         loop = asyncio.get_running_loop()
         block = _Block()
         deadline: float | None = None
-        while block.events < self._limits.max_rows:
+        self._fill(block, self._ahead)
+        if block.messages:
+            deadline = loop.time() + self._limits.linger_s
+        while not self._ahead and not self._is_full(block):
             patience_s = None if deadline is None else max(0.0, deadline - loop.time())
             messages = await self._next(follower, self._limits.max_messages, patience_s)
-            for message in messages:
-                block.add(message)
+            self._fill(block, messages)
             self.progress.lag = follower.lag
             if messages and not self.progress.oldest_unwritten_ns:
                 self.progress.oldest_unwritten_ns = messages[0].time_ns
@@ -173,6 +186,19 @@ class LogWriter:
             elif loop.time() >= deadline:
                 break
         return block
+
+    def _fill(self, block: _Block, messages: list[Stored]) -> None:
+        """Add messages until the block is full; the rest is for the next one."""
+        added = 0
+        for message in messages:
+            if self._is_full(block):
+                break
+            block.add(message)
+            added += 1
+        self._ahead = messages[added:]
+
+    def _is_full(self, block: _Block) -> bool:
+        return block.events >= self._limits.max_rows or block.bytes >= self._limits.max_bytes
 
     async def _write_new(self, block: _Block) -> None:
         from_seq, to_seq = block.messages[0][0].sequence, block.messages[-1][0].sequence
@@ -184,11 +210,16 @@ class LogWriter:
             if recorded != to_seq:
                 raise RuntimeError(f"another writer recorded block {from_seq}..{recorded} of log {self._log}")
             await self._insert_rows(rows, from_seq, to_seq)
+            self._merger.add(rows, from_seq, to_seq)
+        # With nothing waiting requests show at once; under load some blocks are merged together.
+        if self._merger.is_due or not (self._ahead or self.progress.lag):
+            await self._merger.merge()
         self.progress.written_through = to_seq
 
     async def _insert(self, block: _Block, from_seq: int, to_seq: int) -> None:
         await self._know(block, from_seq)
         await self._insert_rows(self._rows(block), from_seq, to_seq, repeated=True)
+        await self._merger.resume()
         self.progress.written_through = to_seq
 
     def _rows(self, block: _Block) -> list[Row]:
@@ -215,17 +246,30 @@ class LogWriter:
         began_s = asyncio.get_running_loop().time()
         token = f"events-{self._log}-{from_seq}-{to_seq}"
         certain = await self._put("ringfence.events", _columns(rows), token)
-        if repeated or not certain:
+        if repeated or not certain or not await self._is_kept(rows, from_seq, to_seq):
             await self._complete(rows, from_seq, to_seq, token)
         self.progress.rows += len(rows)
         self.progress.blocks += 1
         self.progress.block_us.observe(round((asyncio.get_running_loop().time() - began_s) * 1e6))
 
+    async def _is_kept(self, rows: list[Row], from_seq: int, to_seq: int) -> bool:
+        """Whether the table holds the block. chDB acknowledges an insert, with the number of its rows, that has failed
+        at its end for want of memory; so no acknowledgement is believed.
+        """
+        sql = (
+            "SELECT count() FROM ringfence.events "
+            "WHERE log = {log:String} AND seq BETWEEN {from_seq:UInt64} AND {to_seq:UInt64}"
+        )
+        found = await self._query(sql, {"log": self._log, "from_seq": from_seq, "to_seq": to_seq})
+        return int(found[0][0]) == len(rows)
+
     async def _complete(self, rows: list[Row], from_seq: int, to_seq: int, token: str) -> None:
         """Until all rows of a block are there: what was acknowledged may have been dropped as a repeat of nothing."""
         while missing := await self._missing(rows, from_seq, to_seq):
             token = self._another(token)
-            await self._put("ringfence.events", _columns(missing), token)
+            for begin in range(0, len(missing), self._limits.piece_rows):
+                piece = missing[begin : begin + self._limits.piece_rows]
+                await self._put("ringfence.events", _columns(piece), f"{token}-{begin}")
 
     async def _missing(self, rows: list[Row], from_seq: int, to_seq: int) -> list[Row]:
         """Rows of a block that are not in the table, nor come while an insert may still be under way there."""
@@ -345,4 +389,6 @@ class LogWriter:
 
 
 def _columns(rows: list[Row]) -> dict[str, list[Any]]:
-    return dict(zip(COLUMNS, (list(column) for column in zip(*map(as_values, rows), strict=True)), strict=True))
+    """By column, without those of which no row has a value: the table knows the defaults."""
+    present = {name for row in rows for name in row}
+    return {name: [row.get(name, default) for row in rows] for name, default in COLUMNS.items() if name in present}

@@ -251,6 +251,38 @@ async def test_answers_lost_after_the_deed_change_nothing(served: Endpoint) -> N
         assert await table(store) == await log.expected()
 
 
+class ForgetfulStore(MortalStore):
+    """Acknowledges inserts of many rows and keeps nothing of them, as chDB does when it runs out of memory."""
+
+    def __init__(self, store: Store, most_rows: int) -> None:
+        super().__init__(store, 0, after=False)
+        self._most_rows = most_rows
+
+    async def insert(self, table: str, columns: Mapping[str, Sequence[Any]], token: str) -> None:
+        if max(map(len, columns.values())) <= self._most_rows:
+            await self._store.insert(table, columns, token)
+
+
+async def test_a_block_that_was_acknowledged_and_not_kept_is_written_in_pieces(served: Endpoint) -> None:
+    limits = WriterLimits(max_rows=40, piece_rows=3, linger_s=0.0, retry_s=0.01, settle_s=(0.0,))
+    async with empty_store(served) as store:
+        log = Log()
+        await log.tell(12)
+        await write_all(log, ForgetfulStore(store, 4), limits)
+        assert await table(store) == await log.expected()
+
+
+async def test_however_much_is_waiting_the_engine_keeps_every_row(served: Endpoint) -> None:
+    """30,000 rows at once are more than a statement's memory, which chDB does not report."""
+    async with empty_store(served) as store:
+        log = Log()
+        for message in range(60):
+            await log.append(*(admitted(f"req_{message}_{n}") for n in range(500)))
+        await write_all(log, store, WriterLimits(linger_s=0.0))
+        assert await store.query("SELECT count(), uniqExact(request_id) FROM ringfence.events") == [(30_000, 30_000)]
+        assert await store.query("SELECT count() FROM ringfence.requests") == [(30_000,)]
+
+
 async def test_what_cannot_be_decoded_stops_the_writer_instead_of_being_skipped(served: Endpoint) -> None:
     async with empty_store(served) as store:
         log = Log()

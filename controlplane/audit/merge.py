@@ -1,0 +1,237 @@
+"""Keeps one row per request in `ringfence.request_rows`, in step with `ringfence.events`.
+
+The idea
+    Merging all requests from all their events whenever somebody asks takes minutes over ten million. So the requests of
+    each block are merged once its events are there, by merge.sql, from **all** events of those requests; under load
+    some blocks together, for a merge costs as much as 9,000 rows before it has looked at any. A merge says how much
+    it knew (`version`); of several rows the one that knew most counts. So a merge may be repeated, and the two logs'
+    writers may merge the same request at once: the one that began last knew what both had written. How far a log is
+    merged is on record (`ringfence.merges`), and a writer that was killed begins there.
+
+Where a request's other events are
+    Mostly some messages back: this process remembers where (`_places`), and the merge reads those few spans. What it
+    does not remember (it was restarted, or the request is old) is searched for in the whole table; that is slow, and
+    rare.
+
+Whose row changes without an event of its own
+    Open requests of a node that was fenced, and requests whose idempotency key a later answer tells about. Such events
+    are copied to `ringfence.turns` first, and the requests that they concern are merged too.
+"""
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+from controlplane.audit.engine_session import sql_string
+from controlplane.audit.rows import Row
+
+MAX_PLACES = 150_000
+"""Requests whose places are remembered, some 40 MB: those of the last seconds at full load."""
+
+OVER = -1
+"""Behind the places of a request that has ended: what may still come is late, and would show itself as such."""
+
+MAX_SPANS = 32
+"""Spans of the log that one merge reads besides its block; nearer ones are joined."""
+
+DUE_ROWS = 32_000
+"""Merged at once at most: under the engine's limit for a statement's memory, and half a second of work."""
+
+MAX_NAMED = 4_000
+"""Requests named in one statement, which may have 256 KB."""
+
+SLICE_REQUESTS = 50_000
+"""Requests merged by one statement of a migration, under the engine's limit for a statement's memory."""
+
+TURNS = "(type IN ('Fenced', 'RequestReconciled') OR resolves != '')"
+
+Run = Callable[[str, dict[str, Any]], Awaitable[Sequence[Sequence[Any]]]]
+"""Runs a statement until it is acknowledged."""
+
+
+@dataclass(slots=True)
+class Pending:
+    """Blocks that are not merged yet. `lost`: requests of which earlier events may be anywhere."""
+
+    rows: list[Row] = field(default_factory=list)
+    lost: set[str] = field(default_factory=set)
+    from_seq: int = 0
+    to_seq: int = 0
+
+
+class Merger:
+    """One log's. `add` is called for each block once its events are in the table, in the log's order; `merge` as often
+    as there is time, and when `is_due`.
+    """
+
+    def __init__(self, log: str, run: Run) -> None:
+        self._log = log
+        self._run = run
+        self._places: dict[str, tuple[int, ...]] = {}
+        """Sequences of all events of a request, the oldest request first."""
+        self._unplaced: set[str] = set()
+        """Requests without an outcome whose events may be anywhere: of a predecessor, or too many to remember."""
+        self._pending = Pending()
+
+    async def resume(self) -> None:
+        """Merge what a predecessor has written and not merged. Call before the first `add`."""
+        merged = await self._run(
+            "SELECT max(to_seq) FROM ringfence.merges WHERE log = {log:String}", {"log": self._log}
+        )
+        sql = (
+            "SELECT seq, type, request_id, subject, resolves FROM ringfence.events "
+            "WHERE log = {log:String} AND seq > {merged:UInt64} AND (request_id != '' OR type = 'Fenced')"
+        )
+        names = ("seq", "type", "request_id", "subject", "resolves")
+        found = await self._run(sql, {"log": self._log, "merged": merged[0][0]})
+        rows: list[Row] = [dict(zip(names, values, strict=True)) for values in found]
+        if rows:
+            lost = {row["request_id"] for row in rows if row["request_id"]}
+            self._pending = Pending(rows, lost, min(row["seq"] for row in rows), max(row["seq"] for row in rows))
+            await self.merge()
+        if self._log == "nodes":
+            sql = "SELECT request_id FROM ringfence.request_rows FINAL WHERE outcome IN ('open', 'unknown')"
+            self._unplaced = {row[0] for row in await self._run(sql, {})}
+
+    def add(self, rows: Iterable[Row], from_seq: int, to_seq: int) -> None:
+        """The rows of a block, as they are stored, are to be merged."""
+        told = [row for row in rows if row.get("request_id") or row["type"] == "Fenced"]
+        pending = self._pending
+        pending.rows += told
+        pending.lost |= self._place(told)
+        pending.from_seq = pending.from_seq or from_seq
+        pending.to_seq = to_seq
+
+    @property
+    def is_due(self) -> bool:
+        """Whether so much is waiting that the next block must wait for it."""
+        return len(self._pending.rows) >= DUE_ROWS
+
+    async def merge(self) -> None:
+        """Bring the requests up to date that the added blocks concern."""
+        pending, self._pending = self._pending, Pending()
+        if not pending.rows:
+            return
+        lost, span = pending.lost, {"log": self._log, "from": pending.from_seq, "to": pending.to_seq}
+        turns = [row for row in pending.rows if row["type"] in {"Fenced", "RequestReconciled"} or row.get("resolves")]
+        if turns:
+            await self._run(
+                f"INSERT INTO ringfence.turns SELECT * FROM ringfence.events WHERE log = {{log:String}} "  # noqa: S608 - our own text
+                f"AND seq BETWEEN {{from:UInt64}} AND {{to:UInt64}} AND {TURNS}",
+                span,
+            )
+            lost |= await self._concerned(turns)
+        touched = {row["request_id"] for row in pending.rows if row.get("request_id")} - lost
+        if touched and len(lost) <= MAX_NAMED:
+            await self._merge_span(touched, lost, pending.from_seq, pending.to_seq)
+        else:
+            lost |= touched
+        await self.merge_named(lost)
+        await self._run("INSERT INTO ringfence.merges (log, to_seq) SELECT {log:String}, {to:UInt64}", span)
+
+    async def merge_named(self, request_ids: Collection[str]) -> None:
+        """Merge these requests, wherever their events are."""
+        names = sorted(request_ids)
+        for begin in range(0, len(names), MAX_NAMED):
+            await self._run(merge_statement(_named(names[begin : begin + MAX_NAMED])), {})
+
+    def _place(self, told: Iterable[Row]) -> set[str]:
+        """Remember where these rows are; returns the requests of which earlier events may be anywhere."""
+        lost: set[str] = set()
+        for row in told:
+            request_id = row.get("request_id")
+            if not request_id:
+                continue
+            places = self._places.get(request_id)
+            if places is None and (request_id in self._unplaced or not _begins(row)):
+                lost.add(request_id)
+                (self._unplaced.discard if _ends(row) else self._unplaced.add)(request_id)
+            else:
+                over = (OVER,) if _ends(row) else ()
+                self._places[request_id] = (*(place for place in places or () if place != OVER), row["seq"], *over)
+        while len(self._places) > MAX_PLACES:
+            self._forget(next(iter(self._places)))
+        return lost
+
+    def _forget(self, request_id: str) -> None:
+        if self._places.pop(request_id)[-1] != OVER:
+            self._unplaced.add(request_id)
+
+    async def _concerned(self, turns: Iterable[Row]) -> set[str]:
+        """Requests whose rows these change although they are others'."""
+        concerned: set[str] = set()
+        actors = sorted({row["subject"] for row in turns if row["type"] == "Fenced"})
+        if actors:
+            sql = "SELECT request_id FROM ringfence.request_rows FINAL WHERE outcome = 'open' AND actor IN "
+            concerned |= {row[0] for row in await self._run(sql + _list(actors), {})}
+        digests = sorted({row["resolves"] for row in turns if row.get("resolves")})
+        for begin in range(0, len(digests), MAX_NAMED // 2):
+            sql = "SELECT request_id FROM ringfence.request_rows WHERE idempotency IN "
+            some = await self._run(sql + _list(digests[begin : begin + MAX_NAMED // 2]), {})
+            concerned |= {row[0] for row in some}
+        return concerned
+
+    async def _merge_span(self, touched: Iterable[str], lost: Collection[str], from_seq: int, to_seq: int) -> None:
+        earlier = {seq for request_id in touched for seq in self._places.get(request_id, ()) if OVER < seq < from_seq}
+        spans = [*spans_of(earlier), (from_seq, to_seq)]
+        where = " OR ".join(f"seq BETWEEN {first} AND {last}" for first, last in spans)
+        block = (
+            f"SELECT request_id FROM ringfence.events WHERE log = 'nodes' "  # noqa: S608 - numbers and names of our own
+            f"AND seq BETWEEN {from_seq} AND {to_seq} AND request_id != ''"
+        )
+        others = f" AND request_id NOT IN {_list(sorted(lost))}" if lost else ""
+        await self._run(merge_statement(f"({where}) AND request_id IN ({block}){others}", f"IN ({block}){others}"), {})
+
+
+def merge_statement(which: str, reconciled: str = "") -> str:
+    """merge.sql for the requests of which `which` (a condition on `ringfence.events`) holds all events.
+
+    `reconciled`: the same of `request_id` alone, where `which` also tells where the events are.
+    """
+    script = resources.files("controlplane.audit").joinpath("merge.sql").read_text()
+    body = "\n".join(line for line in script.splitlines() if not line.lstrip().startswith("--"))
+    operators = f"request_id {reconciled}" if reconciled else which
+    events = (
+        f"SELECT * FROM ringfence.events WHERE log = 'nodes' AND request_id != '' AND {which} "  # noqa: S608 - as above
+        f"UNION ALL SELECT * FROM ringfence.turns FINAL WHERE type = 'RequestReconciled' AND {operators}"
+    )
+    return body.replace("/*events*/", events)
+
+
+async def merge_everything(run: Run) -> None:
+    """Merge all requests of all events: for tables that were written before request_rows was there."""
+    await run(f"INSERT INTO ringfence.turns SELECT * FROM ringfence.events WHERE {TURNS}", {})  # noqa: S608 - as above
+    count = (await run("SELECT uniq(request_id) FROM ringfence.events WHERE request_id != ''", {}))[0][0]
+    slices = int(count) // SLICE_REQUESTS + 1
+    for number in range(slices):
+        await run(merge_statement(f"cityHash64(request_id) % {slices} = {number}"), {})
+    await run("INSERT INTO ringfence.merges (log, to_seq) SELECT log, max(seq) FROM ringfence.events GROUP BY log", {})
+
+
+def spans_of(sequences: Collection[int]) -> list[tuple[int, int]]:
+    """At most MAX_SPANS spans that hold all the sequences, apart where the gaps are widest."""
+    ordered = sorted(sequences)
+    if not ordered:
+        return []
+    gaps = sorted(range(1, len(ordered)), key=lambda at: ordered[at - 1] - ordered[at])[: MAX_SPANS - 1]
+    begins = [0, *sorted(at for at in gaps if ordered[at] - ordered[at - 1] > 1)]
+    ends = [*begins[1:], len(ordered)]
+    return [(ordered[begin], ordered[end - 1]) for begin, end in zip(begins, ends, strict=True)]
+
+
+def _begins(row: Row) -> bool:
+    """Whether no event of the request can have come before: it is a first attempt, or refused at once."""
+    return row["type"] == "RequestRefused" or (row["type"] == "RequestAdmitted" and '"attempt":' not in row["data"])
+
+
+def _ends(row: Row) -> bool:
+    return row["type"] in {"RequestReleased", "RequestRefused"} or row.get("outcome") == "settled"
+
+
+def _named(request_ids: Sequence[str]) -> str:
+    return f"request_id IN {_list(request_ids)}"
+
+
+def _list(values: Sequence[str]) -> str:
+    return f"({', '.join(map(sql_string, values))})"
