@@ -110,10 +110,12 @@ class Lines:
         found = self.cap(need)
         return found is not None and self._windows.lendable(need.window, need.start_s, found[1], wall_ns)
 
-    def running(self, need: Need, wall_ns: int) -> bool:
-        """Whether the line is capped, and of the window that runs now."""
+    def running_cap(self, need: Need, wall_ns: int) -> tuple[int, str] | None:
+        """(cap, zone) of a capped line of the window that runs now; None for any other."""
         found = self.cap(need)
-        return found is not None and self._windows.runs(need.window, need.start_s, found[1], wall_ns)
+        if found is None or not self._windows.runs(need.window, need.start_s, found[1], wall_ns):
+            return None
+        return found
 
     def exists(self, need: Need, zone: str) -> bool:
         """Whether some window of that kind and zone begins where the line says."""
