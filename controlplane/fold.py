@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from controlplane.marks import Passage
 from controlplane.recorder import Recorder
+from controlplane.slot_volumes import SlotVolumes
 from events.log.port import Follower
 from events.state.replica import Folded, Replica
 
@@ -26,6 +27,7 @@ class NodeFold:
         on_message: Callable[[Folded], None],
         on_step: Callable[[], None],
         recorder: Recorder,
+        volumes: SlotVolumes,
     ) -> None:
         self._replica = replica
         self._follower = follower
@@ -33,6 +35,7 @@ class NodeFold:
         self._on_message = on_message
         self._on_step = on_step
         self._recorder = recorder
+        self._volumes = volumes
 
     async def run(self) -> None:
         """Runs for ever. Raises LogTrimmed, CorruptLog, CodecError: going on would forget spending."""
@@ -42,6 +45,7 @@ class NodeFold:
             for message in await self._follower.next_batch(BATCH):
                 folded = self._replica.apply_node(message)
                 self._recorder.node_folded(message)
+                self._volumes.count(message.subject, len(message.payload))
                 if folded is not None:
                     events += len(folded.events)
                     self._on_message(folded)

@@ -28,6 +28,7 @@ from controlplane.presence import Herald, Presence
 from controlplane.projector import changed_ids
 from controlplane.rates import Rates
 from controlplane.rpc import Rpc
+from controlplane.slot_volumes import SlotVolumes
 from controlplane.suspender import Suspender
 from controlplane.takeover import TakenOver, take_over
 from controlplane.tasks import Tasks
@@ -110,7 +111,10 @@ class Leader:
             is_loading=self._rpc.is_loading,
         )
         self.recorder = taken.recorder
-        self._fold = NodeFold(taken.replica, taken.nodes, passage, self._folded_node, self._folded_nodes, self.recorder)
+        volumes = SlotVolumes(clock.elapsed_ns)
+        self._fold = NodeFold(
+            taken.replica, taken.nodes, passage, self._folded_node, self._folded_nodes, self.recorder, volumes
+        )
 
     # ------------------------------------------------------------ what the API and the tests see
 
