@@ -14,8 +14,8 @@ STEP_NS = 1_000_000_000
 
 BACK_NS = 120 * 1_000_000_000
 """A leader is behind the one before by a minute at most (controlplane.control_clock): the node's time stands still
-until it has come up, so that nothing that has expired here comes to life again. What is further back is followed, for no
-window that is to come can be borrowed from.
+until it has come up, so that nothing that has expired here comes to life again. What is further back is followed, for
+no window that is to come can be borrowed from.
 """
 
 

@@ -28,9 +28,12 @@ _MONEY = frozenset({"usd", "refund"})
 
 FOREVER_NS = 2**63 - 1
 
+LONGEST_S = {"hour": 3600, "day": 25 * 3600, "month": 31 * 86_400 + 3600}
+"""The longest window of a kind in any zone. Where one ends follows from the account's zone, which may change; a line
+that was forgotten too early is credited anew with all that was ever granted on it."""
+
 LINE_KEPT_NS = 26 * 3600 * NANOS_PER_S
-"""After its window's end (reckoned in UTC) a line stays for a day and more: its account may turn in any zone, and a
-late message about it must still find its figures."""
+"""After its window's end a line stays for a day and more: a late message about it must still find its figures."""
 
 
 class LeasedCap(NamedTuple):
@@ -138,18 +141,12 @@ def exhausted(line: str, needed: int, cap: int, remaining: int, resets_at_s: int
     return Refusal("cap_exhausted", text, details)
 
 
-def line_ends_ns(line: str, zone: str) -> int:
-    """When the line's window is over; FOREVER_NS for `total`."""
-    parsed = parse_line(line)
-    end_s = window_end_s(parsed.window, parsed.start_s, zone)
-    return FOREVER_NS if end_s is None else end_s * NANOS_PER_S
-
-
 def line_gone(line: str, snapshot: Snapshot, now_ns: int) -> bool:
     """Whether nothing can ever be lent on the line again: its window is long over, or its key revoked."""
-    if line_ends_ns(line, "UTC") < now_ns - LINE_KEPT_NS:
-        return True
     parsed = parse_line(line)
+    longest_s = LONGEST_S.get(parsed.window)
+    if longest_s is not None and (parsed.start_s + longest_s) * NANOS_PER_S < now_ns - LINE_KEPT_NS:
+        return True
     key = snapshot.keys.get(parsed.id) if parsed.kind == "key" else None
     return key is not None and key.state == "revoked"
 

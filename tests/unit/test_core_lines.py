@@ -6,13 +6,13 @@ from dataplane.core.lines import (
     check_single,
     exhausted,
     holds,
-    line_ends_ns,
+    line_gone,
     make_plan,
     must_be_bounded,
     needs,
 )
 from dataplane.core.snapshot import Snapshot
-from schemas.accounts import NANOS_PER_S, AccountCaps, Cap
+from schemas.accounts import NANOS_PER_S, AccountCaps, Cap, line_key, window_end_s, window_start_s
 from schemas.amounts import Amounts
 from schemas.policy import BudgetPolicy
 
@@ -85,8 +85,20 @@ def test_windows_turn_in_the_accounts_own_zone() -> None:
     line = make_plan(snapshot, ACCOUNTS, AT_NS).leased[0].line
     tokyo_midnight_s = AT_S + 3 * 3600 - 86400
     assert line == f"key:k:usd:day:{tokyo_midnight_s}"
-    assert line_ends_ns(line, "Asia/Tokyo") == (tokyo_midnight_s + 86400) * NANOS_PER_S
-    assert line_ends_ns("key:k:usd:total:0", "Asia/Tokyo") == FOREVER_NS
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu", "Pacific/Kiritimati", "America/New_York"])
+@pytest.mark.parametrize("window", ["hour", "day", "month"])
+def test_a_line_is_kept_as_long_as_its_window_runs_in_any_zone(window: str, zone: str) -> None:
+    """Forgotten too early it would be credited anew with all that was ever granted on it."""
+    for at_s in range(AT_S, AT_S + 400 * 86_400, 5 * 86_400 + 1_800):
+        start_s = window_start_s(window, at_s * NANOS_PER_S, zone)
+        end_s = window_end_s(window, start_s, zone)
+        assert end_s is not None
+        line = line_key("agent", "bot", "usd", window, start_s)
+        assert not line_gone(line, Snapshot(), (end_s + 3600) * NANOS_PER_S)
+        assert line_gone(line, Snapshot(), (end_s + 40 * 86_400) * NANOS_PER_S)
+    assert not line_gone("agent:bot:usd:total:0", Snapshot(), (AT_S + 4_000 * 86_400) * NANOS_PER_S)
 
 
 @pytest.mark.parametrize(("usd", "refused"), [(0, False), (500, False), (501, True)])
