@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from controlplane.audit.roles import READER_VIEWS
 from controlplane.process_settings import AuditProcess, ControlProcess
 from dataplane.node_settings import NodeSettings
 from schemas.refusals import REFUSALS
@@ -27,16 +28,22 @@ def test_every_setting_is_documented() -> None:
 
 
 def test_the_audits_columns_are_documented() -> None:
-    schema = (DOCS.parent / "controlplane" / "audit" / "schema.sql").read_text()
-    text = (DOCS / "AUDIT.md").read_text()
-    views = [
-        line.split()[4].removeprefix("ringfence.")
-        for line in schema.splitlines()
-        if line.startswith("CREATE OR REPLACE VIEW")
-    ]
-    assert len(views) == 6
-    for view in views:
-        assert f"`{view}`" in text
+    """Each view with its columns, in their order."""
+    views = re.findall(
+        r"^CREATE OR REPLACE VIEW ringfence\.(\w+) [^;]*? AS\nSELECT\s(.*?)\nFROM ",
+        (DOCS.parent / "controlplane" / "audit" / "views.sql").read_text(),
+        re.DOTALL | re.MULTILINE,
+    )
+    documented = re.findall(r"^\| `(\w+)` \| [^|]* \| `([\w, ]+)` \|$", (DOCS / "AUDIT.md").read_text(), re.MULTILINE)
+    assert {view: _columns(selected) for view, selected in views} == {
+        view: listed.split(", ") for view, listed in documented
+    }
+    assert sorted(dict(documented)) == sorted(READER_VIEWS)
+
+
+def _columns(selected: str) -> list[str]:
+    """The names that a list of selected expressions gives: the last word of each, commas in parentheses left alone."""
+    return [part.split()[-1] for part in re.split(r",\s*(?![^(]*\))", selected)]
 
 
 def test_the_settings_files_of_the_deployment_page_are_accepted() -> None:
