@@ -15,11 +15,11 @@ PLAIN = b"POST /stripe/v1/charges?x=1 HTTP/1.1\r\nHost: gateway\r\nContent-Lengt
 
 
 class Nobody:
-    """Takes the parser's wish for a pause."""
+    """Takes the parser's wish for a pause, as aiohttp's `BaseProtocol` does."""
 
     def pause_reading(self) -> None: ...
 
-    def resume_reading(self) -> None: ...
+    def resume_reading(self, resume_parser: bool = True) -> None: ...  # aiohttp's signature
 
 
 def test_a_plain_request_is_seen() -> None:
