@@ -266,16 +266,16 @@ async def test_a_control_plane_that_stood_still_asks_again_before_it_fences(rig:
 
 @scenario
 async def test_after_the_whole_machine_slept_nodes_get_time_to_wake(rig: Rig) -> None:
-    box = process("cp")
-    await box.run(rig.lead())
-    node = await rig.node("n1")
+    machine = [process("cp"), process("n1")]
+    await machine[0].run(rig.lead())
+    await machine[1].run(rig.node("n1"))
     await settle()
-    node.gate.close()
-    box.pause()
+    for box in machine:
+        box.pause()
     await asyncio.sleep(3_600)
-    box.resume()
-    await asyncio.sleep(1)
-    node.gate.reopen()
+    for box in machine:
+        box.resume()
+        await asyncio.sleep(1)
     await asyncio.sleep(4)
     assert rig.events(rig.nodes, Fenced) == []
 
