@@ -201,8 +201,10 @@ def run_virtual(main: Coroutine[Any, Any, Any]) -> Any:
 def _discard(loop: VirtualLoop) -> None:
     """End what still stands without a word: killed processes leave tasks that nobody will run again."""
     loop.set_exception_handler(lambda _loop, _context: None)
+    asyncio.set_event_loop(loop)  # a `finally` that gathers asks for one, and would be given a new one to leak
     for task in asyncio.all_tasks(loop):
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         with contextlib.suppress(BaseException):
             task.get_coro().close()
+    asyncio.set_event_loop(None)
     loop.close()
