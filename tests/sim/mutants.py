@@ -15,21 +15,25 @@ from controlplane.barrier_view import BarrierView
 from controlplane.leader import Leader
 from controlplane.ledger_lines import Room
 from controlplane.marks import Marks
-from dataplane import admit, enforce, governor
-from dataplane.admit import Admitter
+from dataplane import admit, enforce, governor, node
+from dataplane.admit import Admitter, TooLate
 from dataplane.core import access
 from dataplane.core.reservation import LeaseBook
 from dataplane.core.snapshot import Snapshot
 from dataplane.ends import Ends
-from dataplane.inflight import State
+from dataplane.inflight import Incarnation, State
 from dataplane.leases import LeaseDesk
-from events.log.group import Appended
+from events.log.group import Appended, Batch
 from events.log.memory import MemoryPort, MemoryStream
-from events.log.port import PubAck
-from events.log.writer import SoleWriterLog
+from events.log.port import AppendUncertain, FenceMoved, PubAck
+from events.log.writer import Fenced, LogClosed, SoleWriterLog
+from events.state import objects
+from events.state.buckets import move
+from events.state.budget import Budget
+from events.state.four import ZERO, negative
 from events.state.keys import KeyFold
 from events.state.leases import Leases
-from events.types import KeyIssued
+from events.types import KeyIssued, KeyRevoked, RequestAdmitted
 
 Mutant = Callable[[pytest.MonkeyPatch], None]
 
@@ -85,6 +89,39 @@ def a_new_id_for_each_sending(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryPort, "publish", anew)
 
 
+def an_append_is_given_up(patch: pytest.MonkeyPatch) -> None:
+    """L3: what is not acknowledged at once counts as not stored; its number is used again, under another id."""
+    tries = [0]
+
+    async def once(self: SoleWriterLog[Any], batch: Batch[Any]) -> None:
+        tries[0] += 1
+        self._in_flight, self._in_flight_since_ns = batch, self._clock_ns()
+        name = f"{self._incarnation}.{self._next_n}.{tries[0]}"
+        try:
+            ack = await self._port.publish(
+                self._subject, batch.payload, msg_id=name, expect=self._fence, timeout_s=self._settings.ack_timeout_s
+            )
+        except FenceMoved:
+            self._finish(Fenced, "fenced")
+            if self._on_fenced is not None:
+                self._on_fenced()
+            return
+        except AppendUncertain:
+            self._in_flight = None
+            for entry in batch.entries:
+                intent = any(isinstance(event, RequestAdmitted) for event in entry.events)
+                entry.fail(TooLate() if intent else LogClosed("given up"))
+            return
+        self._in_flight = None
+        appended = Appended(ack.sequence, self._next_n, self._in_flight_since_ns, ack.duplicate)
+        self._next_n += 1
+        self._last, self._proof_ns = appended, appended.first_sent_ns
+        for entry in batch.entries:
+            entry.succeed(appended)
+
+    patch.setattr(SoleWriterLog, "_commit", once)
+
+
 def amounts_of_one_message(patch: pytest.MonkeyPatch) -> None:
     """G2: a grant is credited on top of what was returned, so one that comes late or twice counts again."""
     credit = LeaseBook.credit
@@ -122,6 +159,19 @@ def a_key_revives(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(KeyFold, "apply", revive)
 
 
+def no_tombstones(patch: pytest.MonkeyPatch) -> None:
+    """B4: a revoked key is forgotten."""
+    apply = KeyFold.apply
+
+    def forget(self: KeyFold, seq: int, event: Any) -> Any:
+        gone = apply(self, seq, event)
+        if isinstance(event, KeyRevoked) and event.id in self.records:
+            self._drop(self.records[event.id])
+        return gone
+
+    patch.setattr(KeyFold, "apply", forget)
+
+
 def holes_in_the_feed(patch: pytest.MonkeyPatch) -> None:
     """B1: a delta is applied whatever is missing before it."""
     patch.setattr(Snapshot, "covers", lambda _self, _delta: True)
@@ -136,6 +186,12 @@ def older_records_replace_newer(patch: pytest.MonkeyPatch) -> None:
         return put(self, record)
 
     patch.setattr(Snapshot, "_put_key", newest_message_wins)
+
+
+def any_policy_will_do(patch: pytest.MonkeyPatch) -> None:
+    """F5, what the fence of a feed store would be for: a node serves with whatever snapshot it was given."""
+    begin = Incarnation.__init__
+    patch.setattr(Incarnation, "__init__", lambda self, name, log, desk, _: begin(self, name, log, desk, 0))
 
 
 def no_second_look_at_the_key(patch: pytest.MonkeyPatch) -> None:
@@ -169,6 +225,31 @@ def a_fence_returns_nothing(patch: pytest.MonkeyPatch) -> None:
 def what_was_used_is_free(patch: pytest.MonkeyPatch) -> None:
     """A settlement frees the whole reservation."""
     patch.setattr(LeaseBook, "settle", lambda self, needs, _used: self.release(needs))
+
+
+def the_last_answer_wins(patch: pytest.MonkeyPatch) -> None:
+    """S2: of two answers that overlap, the one that is recorded last counts."""
+    patch.setattr(objects, "exposure_after", lambda _counted, _final, told, _newest: told.exposure_nanos)
+
+
+def a_settlement_counts_when_it_comes(patch: pytest.MonkeyPatch) -> None:
+    """A request's end is counted in the windows of its end, not in those of its admission."""
+    end = Budget._end
+
+    def late(self: Budget, seq: int, event: Any) -> None:
+        request = self.open.get(event.request_id)
+        if request is not None and event.outcome == "settled":
+            move(request.spot, negative(request.bound), ZERO)
+            request.spot = self.tally.spot(request.key, request.agent, request.owner, event.at_ns)
+            move(request.spot, request.bound, ZERO)
+        end(self, seq, event)
+
+    patch.setattr(Budget, "_end", late)
+
+
+def a_plan_outlives_its_window(patch: pytest.MonkeyPatch) -> None:
+    """G3: which lines a request needs is not looked at again when a window turns."""
+    patch.setattr(node, "holds", lambda plan, snapshot, _: plan.version == snapshot.caps_version)
 
 
 def a_little_more_is_lent(patch: pytest.MonkeyPatch) -> None:

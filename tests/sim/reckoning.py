@@ -54,9 +54,9 @@ async def reckon(cluster: Cluster, probes: Sequence[Probe]) -> None:
 
 async def _away_from_turns(cluster: Cluster) -> None:
     """No window turns in the middle of the reckoning. Every one turns at some quarter of an hour."""
-    leading = cluster.leading
-    assert leading is not None
-    left_s = QUARTER_S - leading.clock_ns() // 10**9 % QUARTER_S
+    governor = cluster.nodes[0].governor
+    assert governor is not None
+    left_s = QUARTER_S - governor.now_ns() // 10**9 % QUARTER_S
     if left_s < RECKONING_S:
         await asyncio.sleep(left_s + SETTLING_S)
     elif left_s > QUARTER_S - SETTLING_S:
@@ -79,17 +79,18 @@ async def _probe(cluster: Cluster, probe: Probe, node: SimNode) -> None:
     # A node may repeat the last probe's refusal for a moment (rule G7).
     await asyncio.sleep(1.5 * cluster.world.timing.exhausted_ttl_ms / 1000)
     await _until_folded(cluster)
-    room = _room(cluster, probe)
+    assert node.governor is not None
+    room = _room(cluster, probe, node.governor.now_ns())
     if room is None or _suspended(cluster, probe.key):
         return
     plan = Plan(0, acts_s=0.001, answers_s=0.001)
     if room > 0:
         end = await node.call(Call(probe.token, room, plan, identity=probe.identity))
         if end != "sent":
-            observer.blame(f"{room} remain for {probe.key}, and a request for them ended with {end} at {node.name}")
+            observer.blame(f"P2: {room} remain for {probe.key}, a request for them ended with {end} at {node.name}")
     end = await node.call(Call(probe.token, max(0, room) + 1, plan, identity=probe.identity))
     if end not in {"cap_exhausted", "key_spent"}:
-        observer.blame(f"{room} remain for {probe.key}, and a request for one more ended with {end} at {node.name}")
+        observer.blame(f"P1: {room} remain for {probe.key}, a request for one more ended with {end} at {node.name}")
 
 
 def _suspended(cluster: Cluster, key_id: str) -> bool:
@@ -101,8 +102,11 @@ def _suspended(cluster: Cluster, key_id: str) -> bool:
     return key.state != "active"
 
 
-def _room(cluster: Cluster, probe: Probe) -> int | None:
-    """Dollars that a request of this key could still take; 0 or less if none. None: nothing limits them."""
+def _room(cluster: Cluster, probe: Probe, at_ns: int) -> int | None:
+    """Dollars that a request of this key could still take; 0 or less if none. None: nothing limits them.
+
+    `at_ns`: the node's time, which names the windows. It follows the leader's, and turns back for nobody.
+    """
     world = cluster.world
     leader = cluster.leading
     assert leader is not None
@@ -110,7 +114,7 @@ def _room(cluster: Cluster, probe: Probe) -> int | None:
     owner = leader.leader.state.agents[probe.agent].owner
     accounts = {f"key:{probe.key}", f"agent:{probe.agent}", f"team:{owner}", "org:default"}
     rooms: list[int] = []
-    for line, cap in world.observer.capped_lines(leader.clock_ns()):
+    for line, cap in world.observer.capped_lines(at_ns):
         account, meter, _, _ = line.rsplit(":", 3)
         if account not in accounts:
             continue

@@ -4,9 +4,11 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from sim.cluster import Cluster
+from sim.epochs import NOON, Epoch, begin_ns
 from sim.loop import run_virtual
 from sim.traffic import Call
 from sim.vendor import Plan
@@ -22,19 +24,32 @@ Act = Callable[[Cluster], Awaitable[None]]
 TICK_S = 0.0005
 
 
-def play(act: Act, *, nodes: int = 2, controls: int = 1, seed: int = 1) -> Cluster:
+@dataclass(frozen=True, slots=True)
+class When:
+    """A scene's time: it begins so long before an instant, and these accounts' windows turn in that zone."""
+
+    epoch: Epoch = NOON
+    before_s: float = 0.0
+    accounts: tuple[str, ...] = ()
+
+
+ANY_TIME = When()
+
+
+def play(act: Act, *, nodes: int = 2, controls: int = 1, seed: int = 1, when: When = ANY_TIME) -> Cluster:
     """Play a scene to its end, in virtual time; fails on any violation that the observer has seen."""
-    cluster = rehearse(act, nodes=nodes, controls=controls, seed=seed)
+    cluster = rehearse(act, nodes=nodes, controls=controls, seed=seed, when=when)
     assert cluster.world.observer.violations == []
     assert cluster.world.errors == []
     return cluster
 
 
-def rehearse(act: Act, *, nodes: int = 2, controls: int = 1, seed: int = 1) -> Cluster:
+def rehearse(act: Act, *, nodes: int = 2, controls: int = 1, seed: int = 1, when: When = ANY_TIME) -> Cluster:
     """Play a scene; what the observer has seen is left to the caller."""
 
     async def main() -> Cluster:
-        world = World(seed)
+        world = World(seed, wall_ns=begin_ns(when.epoch, when.before_s))
+        world.observer.books.zones = dict.fromkeys(when.accounts, when.epoch.zone)
         tap = LogTap(world.observer.note)
         root = logging.getLogger()
         level = root.level

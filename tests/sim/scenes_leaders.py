@@ -14,6 +14,8 @@ from sim.scene import Messages, a_key, pay, until
 
 from controlplane.commands.key_stops import resume, suspend
 from controlplane.errors import NotLeading
+from events.subjects import FEED
+from schemas.api import Usd
 
 MS = 1_000_000
 
@@ -58,6 +60,36 @@ async def a_stale_leader_feeds_a_new_node(cluster: Cluster) -> None:
         await asyncio.sleep(0.01)
     ends.add(await node.call(pay(key, 10)))
     assert "sent" not in ends
+    assert await node.call(pay(key, 10)) == "key_revoked"
+
+
+async def a_snapshot_from_before_a_revocation(cluster: Cluster) -> None:
+    """4, without a stale leader: a node joins after a revocation, with a snapshot that was under way all the time."""
+    world, node = cluster.world, cluster.nodes[1]
+    key = await cluster.issue(agent="bot", per_request_usd_cap=Usd(50))  # which needs no lease
+    await asyncio.sleep(10.5)  # until snapshots have it
+    node.kill()
+    answers = [0.4, 0.001]  # the snapshot, asked for at once; the joining. After that it hears nothing
+
+    def script(sender: str, receiver: str, subject: str) -> tuple[float, ...] | None:
+        if receiver == "n2":
+            return (answers.pop(0),) if answers and subject != FEED else ()
+        return (0.3,) if sender == "n2" and subject.endswith(".join") else None
+
+    world.network.bus_scripts.append(script)
+    node.start()
+    await asyncio.sleep(0.02)
+    assert len(answers) == 1, "the scene needs a snapshot under way"
+    await cluster.revoke(key.id)
+    assert node.incarnation, "the scene needs a node that has joined"
+    assert not answers
+    assert node.governor is not None
+    feed = node.governor.node.feed
+    assert feed.loaded
+    assert feed.snapshot.keys[key.id].state == "active"
+    assert await node.call(pay(key, 10)) == "policy_unavailable"
+    world.network.bus_scripts.clear()
+    await until(world, lambda: node.ready)
     assert await node.call(pay(key, 10)) == "key_revoked"
 
 

@@ -61,7 +61,8 @@ class Story:
         self.trim = Trim(seed, only)
         random = Random(f"story {seed}")
         names = list(CLIMATES)
-        self.climate = climate or names[random.randrange(len(names) * 2) % len(names)]
+        drawn = names[random.randrange(len(names) * 2) % len(names)]
+        self.climate = climate or drawn
         epoch, begin_ns = epoch_of(random, TURNING_SHARE)
         self.story_s = random.choice(LENGTHS_S)
         self.world = World(seed, wall_ns=begin_ns, replicas=random.random() < 0.7)

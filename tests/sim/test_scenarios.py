@@ -1,8 +1,8 @@
 """The protocol's fixed counter-examples, played with the real code (docs/PROTOCOL.md)."""
 
 import pytest
-from sim import scenes, scenes_leaders, scenes_leases
-from sim.scene import Act, play
+from sim import scenes, scenes_leaders, scenes_leases, scenes_windows
+from sim.scene import Act, When, play
 
 ONE_CONTROL = [
     scenes.a_duplicate_is_no_proof,
@@ -26,6 +26,7 @@ ONE_CONTROL = [
 TWO_CONTROLS = [
     scenes_leaders.a_leader_dies_in_the_barrier,
     scenes_leaders.a_stale_leader_feeds_a_new_node,
+    scenes_leaders.a_snapshot_from_before_a_revocation,
     scenes_leaders.a_takeover_while_the_fold_lags,
     scenes_leaders.an_idle_leader_is_deposed,
     scenes_leaders.a_stale_leader_has_nothing_to_record,
@@ -40,6 +41,11 @@ def test_scene(act: Act) -> None:
 @pytest.mark.parametrize("act", TWO_CONTROLS, ids=lambda act: act.__name__)
 def test_scene_with_a_standby(act: Act) -> None:
     play(act, controls=2)
+
+
+@pytest.mark.parametrize(("act", "when"), scenes_windows.SCENES, ids=lambda value: getattr(value, "__name__", ""))
+def test_scene_of_a_turn(act: Act, when: When) -> None:
+    play(act, when=when)
 
 
 def test_two_standbys_at_once() -> None:
