@@ -253,8 +253,8 @@ class Admitter:
             # Cancelled, or an event that cannot be written: it will never be sent.
             self._ends.release(admission, "internal")
             raise
-        if admission.refusal is not None:
-            return admission.refusal
+        if admission.state is State.ENDED:
+            return admission.refusal or AGAIN  # released meanwhile, and the log will say so: it may not come back
         admission.state = State.ADMITTED
         admission.appended = appended
         return await self.revalidate(admission) if appended.duplicate else None

@@ -407,6 +407,21 @@ async def test_what_does_not_end_within_the_drain_is_released_or_held_as_unknown
 
 
 @virtual
+async def test_what_a_drain_released_while_its_intent_was_under_way_is_never_sent() -> None:
+    """Its acknowledgement comes within the drain's last second; the log has the release by then."""
+    rig = Rig()
+    await rig.start(CAP)
+    rig.faults.next = [PublishFate(ack_delay_s=0.3)]
+    asked = start(rig.admit(10))
+    await until(lambda: len(rig.governor.node.inflight) == 1)
+    draining = start(rig.governor.drain(0.0))
+    assert code(await asked) == "draining"
+    await draining
+    assert [event.request_id for event in rig.control.of(RequestReleased)] == ["req_1"]
+    await rig.stop()
+
+
+@virtual
 async def test_a_stalled_log_refuses_at_once_what_it_could_not_acknowledge_in_time() -> None:
     rig = Rig()
     await rig.start()
