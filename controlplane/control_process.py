@@ -151,7 +151,7 @@ async def _serving(
             seat,
             ClickHouseReader(store),
             settings.settings,
-            now_ns=clock.wall_ns,
+            now_ns=seat.control_time_ns,
             elapsed_ns=clock.elapsed_ns,
             node_statuses=seat.node_statuses,
             readiness=operations.reasons,

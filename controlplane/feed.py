@@ -59,6 +59,8 @@ class Feed:
         self._unsent: deque[FeedDelta] = deque(maxlen=MAX_UNSENT)
         self._wake = asyncio.Event()
         self._log_full: bool | None = None
+        self.told_seq = 0
+        """Of the newest change that nodes were told of, for metrics; 0 before this leadership's first."""
         self.lost = 0
         """Messages that could not leave, for metrics."""
 
@@ -69,7 +71,7 @@ class Feed:
             return False
         records = records_of(self._replica.state, ids)
         recent = Recent(self._last_seq, seq, records)
-        self._last_seq = seq
+        self._last_seq = self.told_seq = seq
         self._remember(recent)
         self._send(self._delta(*recent))
         return True

@@ -138,6 +138,10 @@ class Leader:
         """The elapsed clock of this leadership."""
         return self._clock.elapsed_ns()
 
+    def control_time_ns(self) -> int:
+        """The wall clock that windows and expiries follow: it does not go back (controlplane.control_clock)."""
+        return self._clock.wall_ns()
+
     @property
     def log(self) -> SoleWriterLog[ControlEvent]:
         """Its log, for metrics and readiness."""

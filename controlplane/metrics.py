@@ -1,12 +1,12 @@
-"""A control plane's `/metrics`: figures are read when somebody asks, but for the API's own, which are counted.
+"""A control plane's `/metrics`: figures are read when somebody asks.
 
 Every family is described in docs/OPERATIONS.md, and a test holds that page against what is collected here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
@@ -19,10 +19,14 @@ from controlplane.metrics_leader import leader_metrics
 from controlplane.metrics_ledger import cap_metrics, ledger_metrics
 from events.state.replica import Replica
 from events.subjects import CONTROL_STREAM, NODES_STREAM
-from schemas.metric_families import counter, gauge, gauges
+from schemas.histogram import Histogram
+from schemas.metric_families import MICROS, counter, gauge, gauges, seconds_by
 
-API_BUCKETS_S = (0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
+API_BOUNDS_US = (2_000, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000)
 """A revocation takes milliseconds, and up to a second with a dead node."""
+
+METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+"""Of answers, told apart; what else somebody sends is `other`, for nobody needs a token to send it."""
 
 NAME = "ringfence_control"
 
@@ -50,27 +54,28 @@ class ControlMetrics:
     """One process's metrics."""
 
     def __init__(self, seen: Seen) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(_ProcessCollector(seen))
-        self._api = Histogram(
-            f"{NAME}_api_seconds",
-            "Answers of the HTTP API.",
-            ("method", "route", "status"),
-            buckets=API_BUCKETS_S,
-            registry=self._registry,
-        )
+        self._seen = seen
+        self._answers: dict[tuple[str, str, str], Histogram] = {}
+        """By method, route (a template of the route table, never a path) and status."""
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
-        self._api.labels(method, route, str(status)).observe(seconds)
+        place = (method if method in METHODS else "other", route, str(status))
+        histogram = self._answers.get(place)
+        if histogram is None:
+            histogram = self._answers[place] = Histogram(API_BOUNDS_US)
+        histogram.observe(round(seconds * MICROS))
 
     def render(self) -> bytes:
         """The text format, version 0.0.4."""
-        return bytes(generate_latest(self._registry))
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_ProcessCollector(self._seen, self._answers))
+        return bytes(generate_latest(registry))
 
 
 class _ProcessCollector(Collector):
-    def __init__(self, seen: Seen) -> None:
+    def __init__(self, seen: Seen, answers: Mapping[tuple[str, str, str], Histogram]) -> None:
         self._seen = seen
+        self._answers = answers
 
     def collect(self) -> Iterable[Metric]:
         seen, leader = self._seen, self._seen.leader
@@ -98,6 +103,8 @@ class _ProcessCollector(Collector):
         if seen.clock_offset_s is not None:
             text = "This machine's wall clock less the NATS server's."
             yield gauge(f"{NAME}_clock_offset_seconds", text, seen.clock_offset_s)
+        labels = ("method", "route", "status")
+        yield seconds_by(f"{NAME}_api_seconds", "Answers of the HTTP API.", labels, self._answers.items())
 
     def _logs(self) -> Iterable[Metric]:
         replica, watch = self._seen.replica, self._seen.watch

@@ -43,9 +43,9 @@ def _nodes(leader: Leader) -> Iterable[Metric]:
     yield gauge(f"{NAME}_live_nodes", "Incarnations that are not fenced.", len(replica.nodes.living))
     fences = [((reason,), count) for reason, count in leader.membership.fenced.items()]
     yield counters(f"{NAME}_fences", "Incarnations that this leadership fenced, by why.", ("reason",), fences)
-    head = replica.control_seq
-    lags = sorted(((max(0, head - log.applied), log.slot) for log in replica.nodes.living.values()), reverse=True)
-    text = "Sequences of the control log that a node has not said to act on; signs of life count too."
+    told = leader.feed.told_seq
+    lags = sorted(((max(0, told - log.applied), log.slot) for log in replica.nodes.living.values()), reverse=True)
+    text = "How far a node is behind this leadership's newest policy change, in sequences of the control log."
     lagging = {slot: lag for lag, slot in reversed(lags[:MAX_SLOTS])}
     yield gauges(f"{NAME}_node_feed_lag", text, ("slot",), [((slot,), lag) for slot, lag in lagging.items()])
     silent = {

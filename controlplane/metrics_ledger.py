@@ -1,7 +1,8 @@
 """Money in metrics: held, unknown, lent out, exposed at the worst. Bounded, however many accounts there are.
 
 A label per account would be a series per key. So amounts are summed by kind of account and meter, and named one by one
-are only the accounts nearest to their caps (`controlplane.alerts.caps.TOP`), by what may be spent of them at the worst.
+are only, of each kind of account, those nearest to their caps (`controlplane.alerts.caps.TOP`), by what may be spent of
+them at the worst.
 Sums of leases and the named accounts are of the last whole round of `CapWalk`: a second old with up to five
 hundred capped lines in use, and a second more for each further five hundred.
 """

@@ -127,6 +127,10 @@ class Seat:
         """Control log folded."""
         return self.replica.control_seq
 
+    def control_time_ns(self) -> int:
+        """The wall clock that windows and expiries follow; a standby has its machine's."""
+        return self.leader.control_time_ns() if self.leader is not None else self._clock.wall_ns()
+
     def current(self) -> bool:
         """Whether `state` and `budget` show the present, so that reads may be answered from them."""
         return self.leader is not None or (self._loaded and self._following.current())

@@ -3,17 +3,18 @@
 Every family is described in docs/OPERATIONS.md, and a test holds that page against what is collected here.
 """
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from dataplane.core.shed import Shedder
 from dataplane.governor import Governor
 from dataplane.metrics_node import node_metrics
+from schemas.histogram import Histogram
+from schemas.metric_families import counter, counters, gauge, seconds
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -32,25 +33,8 @@ class Metrics:
         self.shedder = Shedder()
         self.sources: list[Callable[[], Iterable[Metric]]] = []
         """What else to collect, from parts that the governor does not know."""
-        self._buckets = [0] * (len(BUCKETS_US) + 1)
-        self._overhead_us = 0
-
-    def overhead(self, microseconds: int) -> None:
-        """The gateway's own share of one request's time."""
-        self._buckets[bisect_left(BUCKETS_US, microseconds)] += 1
-        self._overhead_us += microseconds
-
-    def histogram(self) -> HistogramMetricFamily:
-        cumulative, buckets = 0, []
-        for bound, count in zip((*BUCKETS_US, None), self._buckets, strict=True):
-            cumulative += count
-            buckets.append(("+Inf" if bound is None else f"{bound / 1e6:g}", cumulative))
-        return HistogramMetricFamily(
-            "ringfence_overhead_seconds",
-            "Time that the gateway itself added to a request.",
-            buckets=buckets,
-            sum_value=self._overhead_us / 1e6,
-        )
+        self.overhead_us = Histogram(BUCKETS_US)
+        """The gateway's own share of each request's time."""
 
 
 class _NodeCollector(Collector):
@@ -60,21 +44,17 @@ class _NodeCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         metrics, node = self._metrics, self._governor.node
-        requests = CounterMetricFamily("ringfence_requests", "Requests.", labels=("upstream", "outcome"))
-        for place, count in metrics.requests.items():
-            requests.add_metric(place, count)
-        yield requests
-        refusals = CounterMetricFamily("ringfence_refusals", "Refusals by code.", labels=("code",))
-        for code, count in metrics.refusals.items():
-            refusals.add_metric((code,), count)
-        yield refusals
-        yield metrics.histogram()
-        shedder = metrics.shedder
-        yield CounterMetricFamily("ringfence_shed", "Requests refused at the door.", value=metrics.shed)
-        yield GaugeMetricFamily("ringfence_door_queue", "Requests that nobody has looked at yet.", shedder.queued)
-        yield GaugeMetricFamily("ringfence_door_limit", "How many may be in that queue.", shedder.limit)
-        yield CounterMetricFamily("ringfence_defects", "Exceptions that should not happen.", value=metrics.defects)
-        yield GaugeMetricFamily("ringfence_in_flight", "Admitted requests that have not ended.", len(node.inflight))
+        places = (((upstream, outcome), count) for (upstream, outcome), count in metrics.requests.items())
+        yield counters("ringfence_requests", "Requests.", ("upstream", "outcome"), places)
+        codes = (((code,), count) for code, count in metrics.refusals.items())
+        yield counters("ringfence_refusals", "Refusals by code.", ("code",), codes)
+        text = "Time that the gateway itself added to a request."
+        yield seconds("ringfence_overhead_seconds", text, metrics.overhead_us)
+        yield counter("ringfence_shed", "Requests refused at the door.", metrics.shed)
+        yield gauge("ringfence_door_queue", "Requests that nobody has looked at yet.", metrics.shedder.queued)
+        yield gauge("ringfence_door_limit", "How many may be in that queue.", metrics.shedder.limit)
+        yield counter("ringfence_defects", "Exceptions that should not happen.", metrics.defects)
+        yield gauge("ringfence_in_flight", "Admitted requests that have not ended.", len(node.inflight))
         yield from node_metrics(node)
         for source in metrics.sources:
             yield from source()

@@ -39,6 +39,16 @@ def seconds(name: str, text: str, micros: Histogram) -> Metric:
     return HistogramMetricFamily(name, text, buckets=micros.buckets(MICROS), sum_value=micros.total / MICROS)
 
 
+def seconds_by(
+    name: str, text: str, labels: Sequence[str], micros: Iterable[tuple[Sequence[str], Histogram]]
+) -> Metric:
+    """Histograms of microseconds, one for each set of labels, in seconds."""
+    family = HistogramMetricFamily(name, text, labels=labels)
+    for values, histogram in micros:
+        family.add_metric(values, buckets=histogram.buckets(MICROS), sum_value=histogram.total / MICROS)
+    return family
+
+
 def sizes(name: str, text: str, counts: Histogram) -> Metric:
     """A histogram of counts."""
     return HistogramMetricFamily(name, text, buckets=counts.buckets(), sum_value=float(counts.total))

@@ -21,7 +21,8 @@ LINES_A_LOOK = 500
 """About 5 ms of work with twenty nodes, once a second."""
 
 TOP = 20
-"""Accounts that metrics name: those nearest to their caps."""
+"""Capped lines of each kind of account that metrics name: those nearest to their caps. Of each kind, so that a hundred
+keys at their ends do not hide the team that pays for them."""
 
 NEARING, NEARING_CLEAR = 0.8, 0.75
 REACHED, REACHED_CLEAR = 1.0, 0.95
@@ -68,7 +69,7 @@ class CapWalk:
         self._lines = Lines(replica)
         self._round: list[str] = []
         self._at = 0
-        self._found: list[CapFigure] = []
+        self._found: dict[str, list[CapFigure]] = {}
         self._totals = LeaseTotals(Counter(), Counter())
         self._refused: dict[str, None] = {}
         self.top: list[CapFigure] = []
@@ -108,19 +109,22 @@ class CapWalk:
             self._totals.granted[need.kind, need.meter] += granted
             self._totals.free[need.kind, need.meter] += free
             if (figure := self._figure(need, free, wall_ns)) is not None:
-                self._found.append(figure)
+                self._found.setdefault(need.kind, []).append(figure)
                 yield figure
+        self._found = {kind: heapq.nlargest(TOP, found, key=_exposure_share) for kind, found in self._found.items()}
         if self._at >= len(self._round):
-            self.top, self.totals = heapq.nlargest(TOP, self._found, key=_exposure_share), self._totals
-            self._round, self._at, self._found = [], 0, []
+            self.top, self.totals = [figure for found in self._found.values() for figure in found], self._totals
+            self._round, self._at, self._found = [], 0, {}
             self._totals = LeaseTotals(Counter(), Counter())
-        elif len(self._found) > 4 * TOP:
-            self._found = heapq.nlargest(TOP, self._found, key=_exposure_share)
 
     def _figure(self, need: Need, leased: int, wall_ns: int) -> CapFigure | None:
-        """None: not capped (any more), another window than the running one, or a key's uses (spent is no alert)."""
-        if need.kind == "key" and need.meter == "requests" and need.window == "total":
-            return None
+        """None: not capped (any more), another window than the running one, a key's uses (spent is no alert), or an
+        ended key's: nobody can spend of it, and it would stand at its cap until it is forgotten.
+        """
+        if need.kind == "key":
+            key = self._replica.state.keys.get(need.account_id)
+            if key is None or key.ended(wall_ns) or (need.meter, need.window) == ("requests", "total"):
+                return None
         found = self._lines.running_cap(need, wall_ns)
         if found is None:
             return None
@@ -155,7 +159,11 @@ def _signals(subject: str, figure: CapFigure, *, refused: bool) -> Iterator[Sign
         name: format_usd(amount) if money else str(amount)
         for name, amount in (("cap", figure.cap), ("settled", figure.settled), ("held", figure.held))
     }
-    what = f"{figure.kind} {figure.id}: {figure.share:.0%} of the {figure.window} cap of {shown['cap']} {figure.meter}"
-    yield Signal("cap_nearing", subject, between(figure.share, NEARING, NEARING_CLEAR), f"{what} is used", shown)
-    reached = True if refused else between(figure.share, REACHED, REACHED_CLEAR)
-    yield Signal("cap_reached", subject, reached, f"{what} is used", shown)
+    cap = f"the {figure.window} cap of {shown['cap']} {figure.meter}"
+    used = f"{figure.kind} {figure.id}: {figure.share:.0%} of {cap} is used"
+    yield Signal("cap_nearing", subject, between(figure.share, NEARING, NEARING_CLEAR), used, shown)
+    if refused:
+        text = f"{figure.kind} {figure.id}: a request did not fit {cap}, of which {figure.share:.0%} is used"
+        yield Signal("cap_reached", subject, True, text, shown)
+    else:
+        yield Signal("cap_reached", subject, between(figure.share, REACHED, REACHED_CLEAR), used, shown)

@@ -52,7 +52,7 @@ class AlertDesk:
         fold = leader.state.alerts
         signals = [
             *signals_of(leader.replica, self._observe()),
-            *self.caps.look(fold, self._clock.wall_ns()),
+            *self.caps.look(fold, leader.control_time_ns()),
         ]
         verdict = self.judge.judge(signals, fold, now_ns)
         if verdict:

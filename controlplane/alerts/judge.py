@@ -14,12 +14,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from controlplane.alerts.kinds import ALERTS, CALM_S
+from controlplane.alerts.kinds import ALERTS, CALM_S, CAPS
 from events.state.alerts import Alert, AlertFold
 from events.types import AlertCleared, AlertRaised
 
 MAX_OPEN_OF_KIND = 100
-"""More are not read one by one; the metrics count what is left out."""
+"""More are not read one by one; the metrics count what is left out. Of caps: so many for each kind of account."""
+
+ACCOUNTS = ("org", "team", "agent", "key")
+"""The order in which alerts about caps are raised when not all of them can be."""
 
 EVENTS_A_MINUTE = 60
 
@@ -73,7 +76,7 @@ class Judge:
         clears = self._clears(lit, fold, now_ns)
         self._allowance -= len(clears)
         wanted = [signal for place, (signal, on) in lit.items() if on and place not in fold.open]
-        raises = self._raises(sorted(wanted, key=lambda signal: ALERTS[signal.kind].severity), fold)
+        raises = self._raises(sorted(wanted, key=_urgency), fold)
         for place, (signal, _) in lit.items():
             if signal.seen and (place in fold.open or signal in raises):
                 self._seen[place] = signal.seen
@@ -102,12 +105,12 @@ class Judge:
         return clears
 
     def _raises(self, wanted: list[Signal], fold: AlertFold) -> list[Signal]:
-        """Critical ones first ("critical" comes before "warning")."""
-        kinds = Counter(kind for kind, _ in fold.open)
+        """In their order, as far as the bounds allow."""
+        shelves = Counter(map(_shelf, fold.open))
         raises = []
         for signal in wanted:
-            if kinds[signal.kind] < MAX_OPEN_OF_KIND and self._allowance >= 1:
-                kinds[signal.kind] += 1
+            if shelves[_shelf(signal.place)] < MAX_OPEN_OF_KIND and self._allowance >= 1:
+                shelves[_shelf(signal.place)] += 1
                 self._allowance -= 1
                 raises.append(signal)
         self.held_back = len(wanted) - len(raises)
@@ -119,6 +122,18 @@ class Judge:
             EVENTS_A_MINUTE, self._allowance + (now_ns - since_ns) * EVENTS_A_MINUTE / (60 * NANOS_PER_S)
         )
         self._allowance_ns = now_ns
+
+
+def _shelf(place: Place) -> Place:
+    """What is bounded together: a kind, and of caps the kind of account. A hundred keys do not silence a team."""
+    kind, subject = place
+    return kind, subject.partition(":")[0] if kind in CAPS else ""
+
+
+def _urgency(signal: Signal) -> tuple[str, int]:
+    """Critical ones first ("critical" comes before "warning"), and of caps the largest accounts."""
+    account = _shelf(signal.place)[1]
+    return ALERTS[signal.kind].severity, ACCOUNTS.index(account) if account in ACCOUNTS else 0
 
 
 def events_of(

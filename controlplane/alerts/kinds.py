@@ -107,5 +107,8 @@ ALERTS: dict[str, AlertKind] = {
     ),
 }
 
+CAPS = frozenset({"cap_nearing", "cap_reached"})
+"""Kinds whose subjects are caps, `<kind of account>:<id>:<meter>:<window>`."""
+
 CALM_S = 60.0
 """An alert is cleared once its cause has been gone for so long: what flaps is one alert."""

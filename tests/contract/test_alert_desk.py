@@ -3,7 +3,7 @@
 import asyncio
 
 from sim.loop import run_virtual
-from support.control_rig import BY, Gate, Rig, day, issue, set_cap
+from support.control_rig import BY, Gate, Rig, day, issue, revoke, set_cap
 from support.full_log import until
 from support.registries import presided
 
@@ -40,10 +40,35 @@ def test_a_cap_that_is_neared_and_reached() -> None:
             await until(lambda: ("cap_reached", "key:vk_1:usd:day") in shown(leader))
             alert = next(a for a in leader.state.alerts.records.values() if a.kind == "cap_reached")
             assert alert.details == {"cap": "0.000001", "settled": "0.00", "held": "0.00000085"}
+            assert "a request did not fit the day cap" in alert.message
             await leader.execute(set_cap("key:vk_1", 100 * CAP), BY)
             await asyncio.sleep(CALM_S + 3)
             assert shown(leader) == []
             assert len(rig.events(rig.control, AlertCleared)) >= 2
+        await rig.close()
+
+    run_virtual(main())
+
+
+def test_an_ended_keys_cap_is_nobodys_alert() -> None:
+    """Most keys end at their caps; their alerts would stand until the keys are forgotten, and hide others'."""
+
+    async def main() -> None:
+        rig = Rig()
+        leader = await rig.lead()
+        fake = await rig.node("n1")
+        await leader.execute(issue("vk_1", CAP), BY)
+        async with presided(rig, leader) as operations:
+            assert operations.desk is not None
+            await fake.ask("a", {day(): CAP})
+            fake.admit("req_1", CAP, day())
+            fake.settle("req_1", CAP)
+            await until(lambda: ("cap_reached", "key:vk_1:usd:day") in shown(leader))
+            assert [figure.id for figure in operations.desk.caps.top] == ["vk_1"]
+            await leader.execute(revoke("vk_1"), BY)
+            await asyncio.sleep(CALM_S + 3)
+            assert shown(leader) == []
+            assert operations.desk.caps.top == []
         await rig.close()
 
     run_virtual(main())

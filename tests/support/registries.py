@@ -76,7 +76,7 @@ def node_text(product: Product) -> str:
     metrics.sources.append(lambda: edge_metrics(Bodies(), destinations))
     metrics.requests["stripe", "relayed"] += 1
     metrics.refusals["overloaded"] += 1
-    metrics.overhead(300)
+    metrics.overhead_us.observe(300)
     return exposition(metrics, product.governor).decode()
 
 

@@ -110,6 +110,18 @@ def test_critical_ones_come_first() -> None:
     assert "+log_full/" in desk.look(0, *many, lit())
 
 
+def test_keys_at_their_caps_do_not_silence_the_team_that_pays() -> None:
+    desk = Desk()
+    keys = [lit(True, "cap_reached", f"key:{n}:usd:day") for n in range(500)]
+    for second in range(0, 600, 30):
+        desk.look(second, *keys)
+    assert len(desk.fold.open) == MAX_OPEN_OF_KIND
+    assert desk.look(601, *keys, lit(True, "cap_reached", "team:red:usd:day")) == ["+cap_reached/team:red:usd:day"]
+    fresh = Desk()
+    larger = lit(True, "cap_reached", "org:default:usd:day")
+    assert fresh.look(0, *keys, larger)[0] == "+cap_reached/org:default:usd:day"
+
+
 def test_a_verdict_that_is_recorded_twice_raises_once() -> None:
     desk = Desk()
     verdict = desk.judge.judge([lit()], desk.fold, 0)

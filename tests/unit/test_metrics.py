@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 from sim.loop import run_virtual
-from support.control_rig import BY, Rig, day, issue
+from support.control_rig import BY, Rig, day, set_cap
 from support.full_log import Product, until
 from support.registries import audit_text, control_text, families, node_text, presided
 
 from controlplane.alerts.caps import TOP
 from controlplane.alerts.kinds import ALERTS
+from events.types import KeyIssued
+from schemas.accounts import AccountCaps, Cap, line_key
 from schemas.histogram import Histogram
 from schemas.readiness import REASONS
 
@@ -109,21 +111,38 @@ def test_money_shows_where_it_stands(processes: dict[str, dict[str, Any]]) -> No
     assert _value(control, "ringfence_control_alerts_open", kind="overrun") == 1
 
 
-def test_a_thousand_accounts_make_no_thousand_series() -> None:
+def _series(found: dict[str, Any]) -> int:
+    return sum(len(family.samples) for family in found.values())
+
+
+def test_ten_thousands_of_keys_make_no_ten_thousands_of_series(processes: dict[str, dict[str, Any]]) -> None:
+    """Lines in use, all near their caps, and a team that is further from its own: named are the nearest of each."""
+
     async def main() -> None:
         rig = Rig()
         leader = await rig.lead()
-        fake = await rig.node("n1")
-        for n in range(60):
-            await leader.execute(issue(f"vk_{n}", 1_000 + n), BY)
-            await fake.ask(f"a{n}", {day(f"key:vk_{n}"): 100 + n})
+        budget, caps = leader.budget, (Cap("usd", "total", 1_000),)
+        for n in range(20_000):
+            at_ns = rig.clock.wall_ns()
+            account = AccountCaps("key", f"vk_{n}", caps)
+            expires_ns = at_ns + (1 if n < TOP else 10**15)
+            event = KeyIssued(f"vk_{n}", BY, f"sha-{n}", "bot", at_ns, expires_ns, caps=account)
+            leader.state.apply(leader.state.seq, event)
+            line = line_key("key", f"vk_{n}", "usd", "total", 0)
+            budget.leases.grant("n1-a", {line: 990 if n < TOP else 900})
+        await leader.execute(set_cap("team:red", 1_000), BY)
+        budget.leases.grant("n1-a", {day("team:red"): 10})
         async with presided(rig, leader) as operations:
-            await asyncio.sleep(3)
             assert operations.desk is not None
-            assert len(operations.desk.caps.top) == TOP
-            text = operations.metrics.render().decode()
-        exposure = families(text)["ringfence_control_account_exposure"]
-        assert len(exposure.samples) == TOP
+            walk, wall_ns = operations.desk.caps, leader.control_time_ns()
+            while not walk.top:
+                list(walk.look(leader.state.alerts, wall_ns))
+            found = families(operations.metrics.render().decode())
+        named = [sample.labels["id"] for sample in found["ringfence_control_account_exposure"].samples]
+        assert len(named) == TOP + 1
+        assert "red" in named
+        assert not {f"vk_{n}" for n in range(TOP)} & set(named)  # expired: nobody can spend of them
+        assert _series(found) < _series(processes["control"]) + 2 * (TOP + 1)
         await rig.close()
 
     run_virtual(main())
