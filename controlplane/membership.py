@@ -6,7 +6,7 @@ its log, and once the fold has passed it, `NodeFenced` in the control log for th
 because the ledger decides on the folded state, in the same lane.
 
 Opened and never joined, joined and never heard, heard and silent: all end by `node_timeout`. A node that drained
-says so itself and is fenced at once.
+says so itself and is fenced at once. So is one whose log no node could have written (events.node_batches).
 """
 
 import asyncio
@@ -188,6 +188,10 @@ class Membership:
 
     def folded(self, folded: Folded) -> None:
         """The fold has passed a message of a node's log, or its fence."""
+        if folded.breaks:
+            _log.error("the log of %s makes no sense at sequence %d: it is not believed", folded.actor, folded.seq)
+            self._tasks.once(self.fence(folded.actor, "log broken"), f"fence {folded.actor}")
+            return
         for event in folded.events:
             if isinstance(event, Fenced):
                 self._silence.gone(folded.actor)

@@ -71,6 +71,11 @@ def incarnation_id(slot: str, entropy: bytes) -> str:
     return f"{slot}-{base62(entropy)}"
 
 
+def slot_of(incarnation: str) -> str:
+    """Whose incarnation it is, as its name says."""
+    return incarnation.partition("-")[0]
+
+
 def token_sha256(token: str | bytes) -> str:
     """What is stored of a token: the hexadecimal SHA-256. A 256-bit random token needs no slower hash."""
     raw = token.encode("utf-8", "surrogateescape") if isinstance(token, str) else token

@@ -17,6 +17,10 @@ Two logs, any interleaving
     two gives the same dump, byte for byte. Whoever feeds this fold has skipped repeats and refused gaps
     (events.state.node_logs), and passes each incarnation's fence once.
 
+Who may end a request
+    The slot that admitted it, from whichever incarnation. Others have no business with it: with one slot's
+    credential nobody can free what another slot's requests hold.
+
     A request that has ended is forgotten, and its id may not come again. So a reconciliation is kept for good
     beside the open requests, in case the node log that admits its request is folded later.
 """
@@ -25,9 +29,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from events.state.buckets import Spot, hold, move
-from events.state.four import REQUESTS, ZERO, Four, four, minus, negative, only, over, plus, put
-from events.state.leases import Lease, Leases
+from events.state.buckets import Spot, move
+from events.state.four import REQUESTS, ZERO, Four, four, minus, only, over, plus, put
+from events.state.leases import Lease, Leases, free_again
 from events.state.objects import Charge, Objects, TrackedObject
 from events.state.repeats import Repeats
 from events.state.tally import Tally
@@ -49,6 +53,7 @@ from events.types import (
 )
 from schemas.accounts import METERS, ORG_ID, window_end_s, window_start_s
 from schemas.amounts import Amounts
+from schemas.ids import slot_of
 
 _HOUR_NS = 3_600 * 1_000_000_000
 
@@ -143,9 +148,9 @@ class Budget:
             case RequestAdmitted():
                 self._admit(seq, actor, event)
             case RequestSettled():
-                self._end(seq, event)
+                self._end(seq, actor, event)
             case RequestReleased():
-                self._release(_name(event.request_id, event.attempt))
+                self._release(actor, _name(event.request_id, event.attempt))
             case LeaseReturned():
                 self.leases.give_back(actor, event.returned)
             case Fenced():
@@ -207,7 +212,7 @@ class Budget:
         spot = self.tally.spot(who.key, who.agent, who.owner, event.at_ns)
         lines = event.lines
         leases = self.leases.reserve(actor, lines, bound) if lines else ()
-        hold(spot, bound)
+        spot.hold(bound)
         request = Open(actor, who.key, who.agent, who.owner, event.at_ns, bound, lines, spot, leases, since_seq=seq)
         self.open[name] = request
         if event.idempotency:
@@ -216,12 +221,12 @@ class Budget:
         if name in self.reconciled:
             self._count(request, self.reconciled[name])
 
-    def _end(self, seq: int, event: RequestSettled) -> None:
+    def _end(self, seq: int, actor: str, event: RequestSettled) -> None:
         name = event.request_id if event.attempt == 1 else _name(event.request_id, event.attempt)
         request = self.open.get(name)
         if event.resolves:
             self._resolve(event.resolves, name, event.at_ns)
-        if request is None:
+        if request is None or slot_of(request.actor) != slot_of(actor):
             return
         if event.outcome == "unknown":
             # The whole bound leaves the lease, as used, and stays held: nothing moves.
@@ -236,9 +241,7 @@ class Budget:
         if cost[0] > bound[0] or cost[1] > bound[1] or cost[2] > bound[2] or cost[3] > bound[3]:
             self._overrun(request, cost)
         if not request.unknown:
-            for lease in request.leases:
-                meter = lease.line.meter
-                lease.move(max(0, bound[meter] - used[meter]))
+            free_again(request.leases, over(bound, used))
         self._close(name, request, settled)
 
     def _settle_object(
@@ -257,13 +260,12 @@ class Budget:
             charged += max(0, credit.amount)
         return put(actual, meter, charged), put(actual, meter, exposure.exposure_nanos), put(actual, meter, 0)
 
-    def _release(self, name: str) -> None:
+    def _release(self, actor: str, name: str) -> None:
         request = self.open.get(name)
-        if request is None:
+        if request is None or slot_of(request.actor) != slot_of(actor):
             return
         if not request.unknown:
-            for lease in request.leases:
-                lease.move(request.bound[lease.line.meter])
+            free_again(request.leases, request.bound)
         self._close(name, request, ZERO)
 
     def _resolve(self, idempotency: str, by: str, at_ns: int) -> None:
@@ -288,7 +290,7 @@ class Budget:
         if request.counted is not None:
             move(request.spot, ZERO, minus(cost, request.counted))
         else:
-            move(request.spot, negative(request.bound), cost)
+            request.spot.settle(request.bound, cost)
         del self.open[name]
         if request.idempotency:
             self.repeats.drop(request.idempotency, name)
@@ -302,7 +304,7 @@ class Budget:
     def _count(self, request: Open, actual: Four) -> None:
         """Settle an operator's figure in place of the hold, or of the operator's earlier figure."""
         if request.counted is None:
-            move(request.spot, negative(request.bound), actual)
+            request.spot.settle(request.bound, actual)
         else:
             move(request.spot, ZERO, minus(actual, request.counted))
         request.counted = actual

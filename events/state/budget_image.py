@@ -44,6 +44,7 @@ class BudgetImage(msgspec.Struct, frozen=True):
     objects: list[tuple[str, TrackedObject]]
     objects_newest_ns: int
     overruns: Overruns
+    kept: list[str] = []
 
 
 def budget_image(budget: Budget) -> BudgetImage:
@@ -61,6 +62,7 @@ def budget_image(budget: Budget) -> BudgetImage:
         objects=list(budget.objects.rows()),
         objects_newest_ns=budget.objects.newest_ns,
         overruns=budget.overruns,
+        kept=sorted(budget.leases.kept),
     )
 
 
@@ -91,6 +93,7 @@ def budget_from_image(image: BudgetImage) -> Budget:
     budget.tally.load(image.accounts, image.first_agents)
     budget.leases.fenced = set(image.fenced)
     budget.leases.ended = set(image.ended)
+    budget.leases.kept = set(image.kept)
     budget.leases.load(image.leases)
     budget.objects.load(image.objects, image.objects_newest_ns)
     budget.reconciled = dict(image.reconciled)

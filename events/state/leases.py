@@ -10,12 +10,16 @@ A fenced incarnation has no leases, whatever messages still arrive about it (rul
 fence is in the node log, `NodeFenced` in the control log says that no grant for it can follow. Until both
 have been folded its id is remembered.
 
+A *kept* incarnation is one whose log makes no sense from some message on (events.state.node_logs). What it did
+after that is not known, but it was within its leases: they stay lent out, fenced or not, and nobody is asked for
+them, until their windows end.
+
 Leases on windows that ended days ago are dropped (`advance`), and nothing brings them back.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from events.state.four import Four
+from events.state.four import Four, negative
 from schemas.accounts import METERS, account_key, parse_line
 
 _HOUR_S = 3_600
@@ -54,7 +58,24 @@ class Lease:
         """Change what is free, and the line's total with it."""
         before = self.free
         after = self.free = before + amount
-        self.line.leased += (max(0, after)) - (max(0, before))
+        if before >= 0 and after >= 0:  # all but always, and this is done for each line of each request
+            self.line.leased += amount
+        else:
+            self.line.leased += max(0, after) - max(0, before)
+
+
+def free_again(leases: Iterable[Lease], amounts: Four) -> None:
+    """`Lease.move` of each lease by its meter's amount: the innermost loop of the ledger's fold."""
+    for lease in leases:
+        line = lease.line
+        amount = amounts[line.meter]
+        if amount:
+            before = lease.free
+            after = lease.free = before + amount
+            if before >= 0 and after >= 0:
+                line.leased += amount
+            else:
+                line.leased += max(0, after) - max(0, before)
 
 
 class Leases:
@@ -66,6 +87,8 @@ class Leases:
         """Fenced in the node log; the control log's NodeFenced is still to come."""
         self.ended: set[str] = set()
         """The other way round."""
+        self.kept: set[str] = set()
+        """Their leases never return."""
         self._by_incarnation: dict[str, dict[str, Lease]] = {}
         self._lines: dict[str, LineTotal] = {}
         self._by_account: dict[str, set[str]] = {}
@@ -100,7 +123,7 @@ class Leases:
         return [
             incarnation
             for incarnation, leases in self._by_incarnation.items()
-            if (lease := leases.get(line)) is not None and lease.free > 0
+            if (lease := leases.get(line)) is not None and lease.free > 0 and incarnation not in self.kept
         ]
 
     def borrowers(self, line: str) -> list[tuple[str, int]]:
@@ -110,7 +133,9 @@ class Leases:
         return [
             (incarnation, lease.free)
             for incarnation, leases in self._by_incarnation.items()
-            if (lease := leases.get(line)) is not None and lease.granted > lease.returned
+            if (lease := leases.get(line)) is not None
+            and lease.granted > lease.returned
+            and incarnation not in self.kept
         ]
 
     def granted(self, incarnation: str, line: str) -> int:
@@ -120,7 +145,7 @@ class Leases:
 
     def grant(self, incarnation: str, granted: Mapping[str, int]) -> None:
         """The control log says: these are the incarnation's cumulative grants."""
-        if incarnation in self.fenced:
+        if incarnation in self.fenced and incarnation not in self.kept:
             return
         for line, amount in granted.items():
             lease = self._lease(incarnation, line)
@@ -139,8 +164,7 @@ class Leases:
     def reserve(self, incarnation: str, lines: tuple[str, ...], bound: Four) -> tuple[Lease, ...]:
         """A request was admitted on these lines; returns the leases to settle it on."""
         leases = self.find(incarnation, lines)
-        for lease in leases:
-            lease.move(-bound[lease.line.meter])
+        free_again(leases, negative(bound))
         return leases
 
     def find(self, incarnation: str, lines: tuple[str, ...]) -> tuple[Lease, ...]:
@@ -157,8 +181,14 @@ class Leases:
             self.ended.remove(incarnation)
         else:
             self.fenced.add(incarnation)
+        if incarnation in self.kept:
+            return
         for line, lease in self._by_incarnation.pop(incarnation, {}).items():
             self._detach(line, lease)
+
+    def keep(self, incarnation: str) -> None:
+        """Its log is not believed any more: what it was lent and is not known to have used stays lent."""
+        self.kept.add(incarnation)
 
     def end(self, incarnation: str) -> None:
         """The control log says that the incarnation is fenced: no later event grants it anything."""

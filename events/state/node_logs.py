@@ -4,27 +4,39 @@ This fold is the door for all others: it skips repeated batches, refuses gaps (r
 lets nothing pass that an incarnation would have written before its fence was opened or after it was fenced.
 The server refuses such appends anyway; this is the second lock on that door.
 
-| state \ message | FenceOpened | Fenced | batch n+1 | batch <= n | batch > n+1 |
+| state \ message | FenceOpened | Fenced | batch n+1 | batch <= n | batch > n+1, or no batch of a node's |
 |---|---|---|---|---|---|
 | (unknown, or fenced) | living, n = 0 | - | - | - | - |
-| living | - | forgotten | passes | - | CorruptLog |
+| living | - | forgotten | passes | - | broken |
+| broken | - | forgotten | - | - | - |
+
+Anybody who holds the slot's credential can write there. So one log that makes no sense (events.node_batches) stops
+nobody else's: it is believed up to that point, and its incarnation is to be fenced. What it may have spent beyond
+is within its leases, which therefore do not return (`Leases.keep`). What a slot writes under the name of another
+slot's incarnation is nobody's log, and ignored.
 """
 
 from collections.abc import Sequence
 
 import msgspec
 
-from events.codec import Batch
-from events.subjects import parse_node_fence, parse_node_log
+from events.codec import Batch, decode_batch
+from events.node_batches import read_node_batch
+from events.subjects import NodeSubject, parse_node_fence, parse_node_log
 from events.types import Applied, Fenced, FenceOpened, NodeEvent, NodeStopped
+
+_TOLD_HERE = frozenset({Applied, NodeStopped, Fenced, FenceOpened})
+"""What a batch may hold that is of interest here; most hold none of these."""
 
 
 class CorruptLog(Exception):
-    """A log lacks something that was acknowledged. Folding on would forget spending; an operator must look."""
+    """The control log lacks something that was acknowledged. Folding on would forget; an operator must look."""
 
 
 class NodeLog(msgspec.Struct):
-    """One living incarnation. `applied`: it acts on the control log through this sequence (rule B1)."""
+    """One living incarnation. `applied`: it acts on the control log through this sequence (rule B1). `broken_seq`:
+    from this message on its log is not believed; 0: it is.
+    """
 
     slot: str
     opened_seq: int
@@ -32,13 +44,17 @@ class NodeLog(msgspec.Struct):
     applied: int = 0
     stopped: bool = False
     seq: int = 0
+    broken_seq: int = 0
 
 
 class Passed(msgspec.Struct, frozen=True, gc=False):
-    """What a message brings to the other folds: these events, by this incarnation."""
+    """What a message brings to the other folds: these events, by this incarnation. `breaks`: its log is not believed
+    from here on.
+    """
 
     actor: str
     events: Sequence[NodeEvent]
+    breaks: bool = False
 
 
 class NodeLogs:
@@ -48,32 +64,38 @@ class NodeLogs:
         self.seq = 0
         self.living: dict[str, NodeLog] = {}
 
-    def apply(self, seq: int, subject: str, batch: Batch) -> Passed | None:
-        """Fold one message; None if it brings nothing new. Raises CorruptLog."""
+    def apply(self, seq: int, subject: str, payload: bytes) -> Passed | None:
+        """Fold one message; None if it brings nothing new. Raises CodecError for a fence that cannot be read."""
         self.seq = seq
         owner = parse_node_log(subject)
         if owner is not None:
-            return self._batch(seq, owner.incarnation, batch)
+            return self._batch(seq, owner, payload)
         owner = parse_node_fence(subject)
-        return self._fence(seq, owner.slot, owner.incarnation, batch) if owner is not None else None
+        return self._fence(seq, owner.slot, owner.incarnation, decode_batch(payload)) if owner is not None else None
 
-    def _batch(self, seq: int, incarnation: str, batch: Batch) -> Passed | None:
+    def _batch(self, seq: int, owner: NodeSubject, payload: bytes) -> Passed | None:
+        incarnation = owner.incarnation
         log = self.living.get(incarnation)
-        if log is None or batch.n <= log.n:
+        if log is None or log.slot != owner.slot or log.broken_seq:
             return None
-        if batch.n != log.n + 1:
-            raise CorruptLog(f"log of {incarnation} goes from batch {log.n} to {batch.n} at sequence {seq}")
+        batch = read_node_batch(owner, payload)
+        if batch is None or batch.n > log.n + 1:
+            log.broken_seq = seq
+            return Passed(incarnation, (), breaks=True)
+        if batch.n <= log.n:
+            return None
         log.n = batch.n
         log.seq = seq
-        for event in batch.events:
-            match event:
-                case Applied():
+        events: Sequence[NodeEvent] = batch.events  # type: ignore[assignment]  # a node's log holds node events
+        if not _TOLD_HERE.isdisjoint(map(type, events)):
+            for event in events:
+                if isinstance(event, Applied):
                     log.applied = max(log.applied, event.through)
-                case NodeStopped():
+                elif isinstance(event, NodeStopped):
                     log.stopped = True
-                case _:
-                    pass  # for the other folds
-        return Passed(incarnation, batch.events)  # type: ignore[arg-type]  # a node's log holds node events
+            # A stolen credential can write these into its own log. They count beside it alone.
+            events = tuple(event for event in events if not isinstance(event, Fenced | FenceOpened))
+        return Passed(incarnation, events)
 
     def _fence(self, seq: int, slot: str, incarnation: str, batch: Batch) -> Passed | None:
         for event in batch.events:

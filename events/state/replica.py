@@ -33,11 +33,12 @@ class ReplicaImage(msgspec.Struct, frozen=True):
 
 
 class Folded(msgspec.Struct, frozen=True, gc=False):
-    """A node message as it was folded: by whom, and what."""
+    """A node message as it was folded: by whom, and what. `breaks`: nothing more of this log is believed."""
 
     seq: int
     actor: str
     events: Sequence[NodeEvent]
+    breaks: bool = False
 
 
 class Replica:
@@ -75,13 +76,15 @@ class Replica:
         return events
 
     def apply_node(self, message: Stored) -> Folded | None:
-        """Fold one message of RF_NODES; None if it brings nothing new. Raises CorruptLog, CodecError."""
-        passed = self.nodes.apply(message.sequence, message.subject, decode_batch(message.payload))
+        """Fold one message of RF_NODES; None if it brings nothing new. Raises CodecError for an unreadable fence."""
+        passed = self.nodes.apply(message.sequence, message.subject, message.payload)
         if passed is None:
             return None
+        if passed.breaks:
+            self.budget.leases.keep(passed.actor)
         for event in passed.events:
             self.budget.apply_node(message.sequence, passed.actor, event)
-        return Folded(message.sequence, passed.actor, passed.events)
+        return Folded(message.sequence, passed.actor, passed.events, passed.breaks)
 
     def image(self) -> ReplicaImage:
         """A checkpoint; encode it before anything more is folded."""

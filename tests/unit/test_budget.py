@@ -335,7 +335,7 @@ REPLAYS = {  # (who writes it, the event, settled and held afterwards)
     "the answer's own request is settled by it, though it was given up": [
         ("n1", admit("r1", 7, idem="d"), (0, 7)),
         ("", Fenced("n1", "silent"), (0, 7)),
-        ("n2", settle("r1", 6, resolves="d"), (6, 0)),
+        ("n1-again", settle("r1", 6, resolves="d"), (6, 0)),
     ],
     "an operator's figure gives way": [
         ("n1", admit("r1", 7, idem="d"), (0, 7)),
