@@ -1,9 +1,12 @@
 """An account's quarter hours, and the running sums over them: what `events.state.tally` is made of."""
 
-from events.state.four import ZERO, Four, plus
+from events.state.four import ZERO, Four, negative, plus
+from schemas.accounts import METERS
 
 PAST = -1
 """Start of the bucket that holds everything that was poured away."""
+
+_ALL_METERS = range(len(METERS))
 
 CELLS_PER_WINDOW = 3
 """Of one meter and window: the current one, the next, and the one before (for readers)."""
@@ -37,8 +40,68 @@ class Bucket:
         self.cells: list[Cell] = []
 
 
-Spot = tuple[Bucket, ...]
-"""Where one request counts: the bucket of its time in each of its accounts."""
+class Spot:
+    """Where requests count: the bucket of their time in each of their accounts.
+
+    What they hold and settle is summed up here, and told to the buckets when somebody looks (`Tally.tell_all`): a
+    thousand requests of one agent move its accounts and all their cells once. `untold` is where it waits for that.
+    """
+
+    __slots__ = ("_buckets", "_held", "_settled", "_untold", "_waits")
+
+    def __init__(self, buckets: "tuple[Bucket, ...]", untold: "list[Spot]") -> None:
+        self._buckets = buckets
+        self._held = [0, 0, 0, 0]
+        self._settled = [0, 0, 0, 0]
+        self._untold = untold
+        self._waits = False
+
+    def hold(self, amounts: Four) -> None:
+        """An admitted request holds `amounts` in all its accounts."""
+        if not self._waits:
+            self._wait()
+        usd, refund, requests, tokens = amounts
+        held = self._held
+        held[0] += usd
+        held[2] += requests
+        if refund:
+            held[1] += refund
+        if tokens:
+            held[3] += tokens
+
+    def settle(self, bound: Four, cost: Four) -> None:
+        """A request that held `bound` has cost `cost`."""
+        if not self._waits:
+            self._wait()
+        held, settled = self._held, self._settled
+        held[0] -= bound[0]
+        held[2] -= bound[2]
+        settled[0] += cost[0]
+        settled[2] += cost[2]
+        if bound[1] or cost[1]:
+            held[1] -= bound[1]
+            settled[1] += cost[1]
+        if bound[3] or cost[3]:
+            held[3] -= bound[3]
+            settled[3] += cost[3]
+
+    def tell(self) -> None:
+        """Bring the buckets and their cells up to date. For `Tally.tell_all`."""
+        held_by, settled_by = self._held, self._settled
+        for bucket in self._buckets:
+            held, settled = bucket.held, bucket.settled
+            for meter in _ALL_METERS:
+                held[meter] += held_by[meter]
+                settled[meter] += settled_by[meter]
+            for cell in bucket.cells:
+                cell.held += held_by[cell.meter]
+                cell.settled += settled_by[cell.meter]
+        self._held, self._settled = [0, 0, 0, 0], [0, 0, 0, 0]
+        self._waits = False
+
+    def _wait(self) -> None:
+        self._waits = True
+        self._untold.append(self)
 
 
 class Account:
@@ -65,39 +128,9 @@ class Account:
         return bucket
 
 
-def hold(spot: Spot, amounts: Four) -> None:
-    """An admitted request holds `amounts` in all its accounts."""
-    usd, refund, requests, tokens = amounts
-    for bucket in spot:
-        held = bucket.held
-        held[0] += usd
-        held[2] += requests
-        if refund:
-            held[1] += refund
-        if tokens:
-            held[3] += tokens
-        for cell in bucket.cells:
-            cell.held += amounts[cell.meter]
-
-
 def move(spot: Spot, held_by: Four, settled_by: Four) -> None:
     """Change what is held and what is settled in all accounts of a request, by these differences."""
-    for bucket in spot:
-        held = bucket.held
-        settled = bucket.settled
-        held[0] += held_by[0]
-        held[2] += held_by[2]
-        settled[0] += settled_by[0]
-        settled[2] += settled_by[2]
-        if held_by[1] or settled_by[1]:
-            held[1] += held_by[1]
-            settled[1] += settled_by[1]
-        if held_by[3] or settled_by[3]:
-            held[3] += held_by[3]
-            settled[3] += settled_by[3]
-        for cell in bucket.cells:
-            cell.held += held_by[cell.meter]
-            cell.settled += settled_by[cell.meter]
+    spot.settle(negative(held_by), settled_by)
 
 
 def settled_since(account: Account, start_s: int) -> Four:

@@ -8,6 +8,9 @@ The idea
     A *cell* is the running sum of one line (account, meter, window). It is a cache: made when first asked
     for, kept current by the buckets that it covers, dropped at will. It never appears in a dump.
 
+    Folding is frequent and looking is rare (a replay never looks), so requests are summed up where they belong
+    (`Spot`), and the sums go to buckets and cells before the next look.
+
 Bounds
     Buckets older than KEPT_S are poured into one bucket, `PAST`, which only the `total` window reads. The
     accounts of keys that expired KEY_KEPT_S ago are dropped. Both follow `edge_s`, the control log's time, so
@@ -49,6 +52,7 @@ class Tally:
         """Keys with an account that are dead, or whose KeyIssued has not been folded yet."""
         self._accounts: dict[str, dict[str, Account]] = {"key": {}, "agent": {}, "team": {}, "org": {}}
         self._spots: dict[tuple[str, str, str, int], Spot] = {}
+        self._untold: list[Spot] = []
 
     def spot(self, key: str, agent: str, owner: str, at_ns: int) -> Spot:
         """The buckets of a request's accounts: its key, agent, team (each if any) and the organisation."""
@@ -63,11 +67,22 @@ class Tally:
             found = [self._bucket(kind, account_id, start_s) for kind, account_id in accounts if account_id]
             if key and agent and found[0] is not None:
                 found.append(self._share(key, agent, start_s))
-            spot = self._spots[name] = tuple(bucket for bucket in found if bucket is not None)
+            spot = self._spots[name] = Spot(tuple(bucket for bucket in found if bucket is not None), self._untold)
         return spot
 
+    def tell_all(self) -> None:
+        """Bring all buckets up to date: before anybody looks at one."""
+        for spot in self._untold:
+            spot.tell()
+        self._untold.clear()
+
     def cell(self, line: str, zone: str) -> Cell:
-        """The running sum of a line; `zone` is its account's. Raises ValueError if it is no line."""
+        """The running sum of a line; `zone` is its account's. Raises ValueError if it is no line.
+
+        It is true until the next event is folded; ask again then.
+        """
+        if self._untold:
+            self.tell_all()
         kind, account_id, meter, window, start_s = parse_line(line)
         account = self._account(kind, account_id)
         name = (meter, window, start_s)
@@ -85,6 +100,7 @@ class Tally:
 
     def total(self, kind: str, account_id: str, meter: str, start_s: int, end_s: int | None) -> tuple[int, int]:
         """(settled, held) of a span, summed up afresh: for readers, who should not fill the cache."""
+        self.tell_all()
         account = self._accounts[kind].get(account_id)
         if account is None:
             return 0, 0
@@ -97,6 +113,7 @@ class Tally:
 
     def by_agent(self, key_id: str, start_s: int) -> list[tuple[str, Four]]:
         """What each agent has settled with the key since `start_s`, by name; nobody who settled nothing."""
+        self.tell_all()
         account = self._accounts["key"].get(key_id)
         if account is None:
             return []
@@ -124,6 +141,7 @@ class Tally:
 
     def advance(self, edge_s: int) -> None:
         """The control log's time has reached `edge_s`: drop the accounts of keys that are long dead."""
+        self.tell_all()
         self.edge_s = edge_s
         self._spots.clear()
         # An hour more than what `_bucket` ignores, so that a request at the very end of a key's life, by a
@@ -139,6 +157,7 @@ class Tally:
 
     def rows(self) -> Iterator[Row]:
         """All that is not zero, in one order for equal tallies. A share's id is `<key>/<agent>`."""
+        self.tell_all()
         for kind in sorted(self._accounts):
             accounts = self._accounts[kind]
             for account_id in sorted(accounts):
