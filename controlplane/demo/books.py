@@ -36,6 +36,7 @@ Outcome = Literal[
 class Entry(msgspec.Struct, kw_only=True, gc=False):
     """One request. Times are nanoseconds: `*_mono_ns` of CLOCK_MONOTONIC, which all processes of a machine share.
 
+    `queued_ms`: how long it had waited by then, for a vendor that was busy (controlplane.demo.arrival).
     `real_credential`: it carried exactly one credential, the configured one. `forbidden`: some text that a test
     has forbidden (a vault key) stood in its path, headers or body. `marker` is its `X-Demo-Marker` header.
     The last three fields are not in the file, whose line is written before the answer is sent.
@@ -48,6 +49,7 @@ class Entry(msgspec.Struct, kw_only=True, gc=False):
     received_wall_ns: int
     method: str
     path: str
+    queued_ms: int = 0
     query_names: tuple[str, ...] = ()
     header_names: tuple[str, ...] = ()
     credentials: tuple[Seen, ...] = ()

@@ -14,6 +14,7 @@ import msgspec
 from aiohttp import web
 
 from controlplane.demo import credentials, reply
+from controlplane.demo.arrival import queued_ms
 from controlplane.demo.books import Books, Entry, Outcome, RequestLog
 from controlplane.demo.faults import NO_FAULT, BadFault, Fault, FaultTable, parse_header
 from controlplane.demo.ids import Ids
@@ -71,6 +72,7 @@ class VendorShell:
             request_id=self._ids.make("req_", 16),
             received_mono_ns=clock.mono_ns(),
             received_wall_ns=clock.wall_ns(),
+            queued_ms=queued_ms(request),
             method=request.method,
             path=path,
             query_names=tuple(name for name, _ in names),

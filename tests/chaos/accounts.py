@@ -17,7 +17,9 @@ WINDOWS = ("total", "day")
 
 @dataclass(slots=True)
 class Request:
-    """One admitted request. `ended`: "" while it holds its bound. `told`: an answer to another try said what it did."""
+    """One admitted request. `ended`: "" while it holds its bound. `told`: an answer to another try said what it did.
+    `stored_ns`: when its intent was stored, by the server's clock.
+    """
 
     id: str
     actor: str
@@ -30,6 +32,7 @@ class Request:
     idempotency: str = ""
     told: bool = False
     actual: int = 0
+    stored_ns: int = 0
 
     @property
     def state(self) -> str:

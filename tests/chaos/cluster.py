@@ -22,11 +22,15 @@ from support.stack import Stack, running_stack
 
 from events.messaging.credentials import NatsCredentials
 
-BACK_S = 60.0
+BACK_S = 120.0
 """A process that was killed is back by then, on the busiest machine."""
 
-DISKS = {"nats": "1500m", "control": "64m", "audit": "600m"}
-"""Directories of the data directory that get a file system of their own, where the machine allows it."""
+ONE_MACHINE = {"nats": ("nats", "1500m"), "control": ("control", "64m"), "audit": ("audit", "600m")}
+SEVERAL = {f"nats-s{number}": (f"nats/s{number}", "500m") for number in (1, 2, 3)} | {
+    name: ONE_MACHINE[name] for name in ("control", "audit")
+}
+"""Directories of the data directory that get a file system of their own, where the machine allows it. By the name of
+the process whose they are, if it is one process's alone."""
 
 
 class Cluster:
@@ -172,7 +176,8 @@ def _send(pid: int, number: signal.Signals) -> bool:
 @contextlib.asynccontextmanager
 async def running_cluster(data_dir: Path, *, workers: int, arguments: tuple[str, ...] = ()) -> AsyncIterator[Cluster]:
     """Start a gateway whose wires the test holds. Whatever happens, nothing of it is left running or mounted."""
-    with _mounted(data_dir) as disks, running_stack(data_dir, workers=workers, arguments=arguments) as stack:
+    places = SEVERAL if "--nats-servers" in arguments else ONE_MACHINE
+    with _mounted(data_dir, places) as disks, running_stack(data_dir, workers=workers, arguments=arguments) as stack:
         cluster = Cluster(stack, disks)
         try:
             await cluster.wire()
@@ -194,13 +199,14 @@ def _stop(stack: Stack) -> None:
 
 
 @contextlib.contextmanager
-def _mounted(data_dir: Path) -> Iterator[dict[str, Path]]:
+def _mounted(data_dir: Path, places: dict[str, tuple[str, str]]) -> Iterator[dict[str, Path]]:
     """Small file systems in memory for what may run full; none where this user cannot mount."""
     mounted: dict[str, Path] = {}
     try:
-        for name, size in DISKS.items():
-            path = data_dir / name
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name, (place, size) in places.items():
+            path = data_dir / place
+            for directory in (path.parent, path):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             done = subprocess.run(
                 ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "ringfence-chaos", str(path)],
                 capture_output=True, check=False,

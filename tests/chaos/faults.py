@@ -10,13 +10,14 @@
 | deaf | nothing passes from NATS to them (of a NATS server: one way of each link) | the same |
 | mute | nothing passes from them to NATS (of a NATS server: the other way) | the same |
 | slow | everything between them and NATS is late | it is in time again |
-| full | a disk has no room left | there is room; NATS, which gives up its store then, is started again |
+| full | a disk has no room left (of one NATS server, of the control planes, of the audit) | there is room; a NATS server, which gives up its store then, is started again |
 | vendor | some calls to a vendor fail, before or after it has acted | none do |
 """
 
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,27 +78,41 @@ def schedule(
     """The faults of a storm, of these kinds `only` (empty: all). The same arguments give the same faults."""
     rng = random.Random(f"faults {seed}")
     kinds = [kind for kind in only or WEIGHTS if kind != "full" or disks]
+    bags = {kind: _Bag(rng, disks if kind == "full" else processes) for kind in kinds}
     found: list[Fault] = []
     at_s = 1.0
     while at_s < duration_s:
         kind = rng.choices(kinds, [WEIGHTS[kind] for kind in kinds])[0]
-        found.append(_draw(rng, at_s, kind, processes, wired, disks))
+        found.append(_draw(rng, at_s, kind, bags[kind], wired))
         at_s += rng.expovariate(1 / pace_s)
     return found
 
 
-def _draw(
-    rng: random.Random, at_s: float, kind: str, processes: Sequence[str], wired: Sequence[str], disks: Sequence[str]
-) -> Fault:
+class _Bag:
+    """Names in random order, each once before any comes again: a storm long enough leaves nobody out."""
+
+    def __init__(self, rng: random.Random, names: Sequence[str]) -> None:
+        self._rng = rng
+        self._names = names
+        self._left: list[str] = []
+
+    def take(self, other_than: str = "") -> str:
+        self._left = self._left or self._rng.sample(self._names, len(self._names))
+        name = self._left.pop()
+        return name if name != other_than else self.take()
+
+
+def _draw(rng: random.Random, at_s: float, kind: str, bag: _Bag, wired: Sequence[str]) -> Fault:
     match kind:
         case "kill" | "restart":
-            return Fault(at_s, kind, (rng.choice(processes),))
+            return Fault(at_s, kind, (bag.take(),))
         case "pair":
-            return Fault(at_s, "kill", tuple(rng.sample(processes, 2)))
+            first = bag.take()
+            return Fault(at_s, "kill", (first, bag.take(first)))
         case "pause":
-            return Fault(at_s, kind, (rng.choice(processes),), _length(rng))
+            return Fault(at_s, kind, (bag.take(),), _length(rng))
         case "full":
-            return Fault(at_s, kind, (rng.choice(disks),), rng.uniform(1.0, 3.0))
+            return Fault(at_s, kind, (bag.take(),), rng.uniform(1.0, 3.0))
         case "vendor":
             return Fault(at_s, kind, ("vendors",), rng.uniform(1.0, 5.0), rng.choice(VENDOR_FAULTS))
         case "slow":
@@ -120,6 +135,8 @@ class Storm:
     cluster: Cluster
     faults: Sequence[Fault]
     said: list[str] = field(default_factory=list)
+    struck: Counter[str] = field(default_factory=Counter)
+    """How many processes, disks and wires were struck, by kind of fault and of target."""
     _began_s: float = 0.0
     _vendor_rules: list[dict[str, Any]] = field(default_factory=list)
 
@@ -145,6 +162,7 @@ class Storm:
     async def _carry_out(self, fault: Fault) -> None:
         await asyncio.sleep(max(0.0, self._began_s + fault.at_s - time.monotonic()))
         heal = await self._begin(fault)
+        self.struck.update(f"{fault.kind} {_sort(name)}" for name in fault.targets)
         self._say(f"{fault.kind} {', '.join(fault.targets)}" + ("" if heal else " (once)"))
         if heal is None:
             return
@@ -191,9 +209,7 @@ class Storm:
     async def _make_room(self, disk: str) -> None:
         self.cluster.empty(disk)
         if disk.startswith("nats"):
-            for name in self.cluster.processes():
-                if name.startswith("nats"):
-                    self.cluster.terminate(name)
+            self.cluster.terminate(disk)
 
     async def _no_longer(self, rule: dict[str, Any]) -> None:
         self._vendor_rules.remove(rule)
@@ -205,6 +221,11 @@ class Storm:
         async with aiohttp.ClientSession() as session:
             answer = await session.post(url, json={"faults": [*self._vendor_rules, STREAM_PACE]})
             assert answer.status == 200, await answer.text()
+
+
+def _sort(name: str) -> str:
+    """What a process is, whichever of several."""
+    return name.partition("-")[0]
 
 
 def _later(undo: Callable[[], Any]) -> Callable[[], Any]:

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from chaos.accounts import Accounts, Request, Spot
 from chaos.record import Fact
@@ -11,8 +11,8 @@ CapName = tuple[str, str]
 """(account, window), in dollars"""
 
 LOWERED_S = 30.0
-"""How long after a lowered cap is in the log a node may still admit under the old one: until the barrier is through,
-which takes as long as a takeover."""
+"""How long a node may admit under an older cap before any change was answered. (From an answer on, its barrier is
+through, and no older cap is in force.)"""
 
 CLOCKS_NS = 50_000_000
 """Two streams are stamped by two servers' clocks; and a change is stored a moment before its time is read."""
@@ -35,10 +35,13 @@ class Course:
 
 
 class Ledger:
-    """Both logs, folded once, in the order of their times."""
+    """Both logs, folded once, in the order of their times. `answered`: when changes of a cap were confirmed, ascending,
+    by the wall clock.
+    """
 
-    def __init__(self, facts: Iterable[Fact]) -> None:
+    def __init__(self, facts: Iterable[Fact], answered: Mapping[CapName, Sequence[int]]) -> None:
         self.books = Accounts()
+        self._answered = answered
         self.caps: dict[CapName, Course] = {}
         self.occupied: dict[Spot, Course] = defaultdict(lambda: Course(0))
         self.spots_of_cap: dict[CapName, set[Spot]] = defaultdict(set)
@@ -85,6 +88,7 @@ class Ledger:
         if request is None:
             self.findings.append(f"P5: {fact.event['request_id']} was admitted twice: {fact}")
             return
+        request.stored_ns = fact.time_ns
         self.by_key[request.key].append(request)
         if request.idempotency:
             self.by_digest[request.idempotency].append(request)
@@ -94,7 +98,9 @@ class Ledger:
 
     def _check_cap(self, fact: Fact, request: Request, spot: Spot) -> None:
         """P1: settled + held (this request included) <= the most generous cap that may have been in force."""
-        since_ns = fact.time_ns - int(LOWERED_S * 1e9)
+        answered = self._answered.get(spot[:2], ())
+        newest = bisect_right(answered, fact.time_ns - CLOCKS_NS) - 1
+        since_ns = answered[newest] if newest >= 0 else fact.time_ns - int(LOWERED_S * 1e9)
         caps = self.caps[spot[:2]].between(since_ns, fact.time_ns + CLOCKS_NS)
         if None in caps:
             return

@@ -15,7 +15,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -26,12 +26,13 @@ from support.load import connector
 
 TIMEOUT = aiohttp.ClientTimeout(total=40)
 OPERATOR_TIMEOUT = aiohttp.ClientTimeout(total=15)
-SERVING_S = 60.0
+SERVING_S = 120.0
 IN_A_ROW = 60
 AMPLE_CAP = "1000000.00"
 TIGHT_CAP_CENTS = 1_500
 MATES_CAP_CENTS = 6_000
 STREAM_CAP = "500.00"
+MATES = "agent:chaos-mates"
 CHAT = {
     "model": "gpt-5-mini", "stream": True, "max_completion_tokens": 120,
     "messages": [{"role": "user", "content": "Tell me about the sea."}],
@@ -54,22 +55,29 @@ class Call:
 
 @dataclass
 class Key:
-    """A key of the test. `capped`: whether a refusal for its cap may be right."""
+    """A key of the test. `capped`: whether a refusal for its cap may be right. Its DELETE began and was answered."""
 
     id: str
     token: str
     role: str
     capped: bool = False
+    revoking_ns: int = 0
     revoked_ns: int = 0
 
 
 @dataclass
 class Traffic:
-    """Everything that was done, for the reckoning."""
+    """Everything that was done, for the reckoning. `answered`: when changes of a cap (account, window) were confirmed,
+    in nanoseconds of the wall clock, as the logs have them.
+    """
 
     calls: list[Call] = field(default_factory=list)
     keys: dict[str, Key] = field(default_factory=dict)
     revocations: int = 0
+    answered: dict[tuple[str, str], list[int]] = field(default_factory=lambda: defaultdict(list))
+
+    def confirmed(self, account: str, window: str) -> None:
+        self.answered[account, window].append(time.time_ns())
 
     def outcomes(self) -> Counter[str]:
         return Counter(f"{self.keys[call.key].role} {call.refusal or call.status}" for call in self.calls)
@@ -159,6 +167,7 @@ class Load:
         await self.operators.do(
             "PUT", "/v1/budgets/agent/chaos-mates", {"daily_usd_cap": _dollars(MATES_CAP_CENTS)}
         )  # fmt: skip
+        self.traffic.confirmed(MATES, "day")
         streams = [await self._key("stream", vendor="openai", total_usd_cap=STREAM_CAP) for _ in range(2)]
         for key in (*tight, *mates):
             key.capped = True
@@ -173,6 +182,7 @@ class Load:
     async def _key(self, role: str, **fields: Any) -> Key:
         key = await self.operators.issue(role, **fields)
         self.traffic.keys[key.id] = key
+        self.traffic.confirmed(f"key:{key.id}", "total")
         return key
 
     def _go(self, work: Any) -> None:
@@ -224,6 +234,7 @@ class Load:
             over = asyncio.Event()
             clients = [asyncio.create_task(use(key, over.is_set)) for _ in range(2)]
             await self._nap(self._rng.uniform(0.5, 4.0))
+            key.revoking_ns = time.monotonic_ns()
             await self.operators.do("DELETE", f"/v1/keys/{key.id}")
             key.revoked_ns = time.monotonic_ns()
             self.traffic.revocations += 1
@@ -240,9 +251,11 @@ class Load:
             key = self._rng.choice(keys)
             caps[key] += self._rng.choice((400, 700, 1_000, -300))
             await self.operators.do("PATCH", f"/v1/keys/{key}", {"total_usd_cap": _dollars(caps[key])})
+            self.traffic.confirmed(f"key:{key}", "total")
             if self._rng.random() < 0.5:
                 mates += self._rng.choice((600, 900, -200))
                 await self.operators.do("PUT", "/v1/budgets/agent/chaos-mates", {"daily_usd_cap": _dollars(mates)})
+                self.traffic.confirmed(MATES, "day")
 
     async def _nap(self, length_s: float) -> None:
         try:

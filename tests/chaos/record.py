@@ -5,7 +5,7 @@ import contextlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from events.state.replica import Replica
 from events.subjects import CONTROL_STREAM, NODES_STREAM
 
 SILENT = ("Heartbeat", "LogMarked", "Marked")
-READ_S = 30.0
+READ_S = 90.0
 
 
 class Fact(NamedTuple):
@@ -104,18 +104,19 @@ class Record:
             slots[log.slot].append(name)
         return slots
 
-    def of_requests(self, names: set[str]) -> list[Fact]:
-        """All that the logs say about these requests, and about the lives of the incarnations concerned."""
-        told = [fact for fact in self.facts if fact.event.get("request_id") in names]
-        actors = {fact.actor for fact in told}
-        lives = [
-            fact
-            for fact in self.facts
-            if (fact.kind in {"FenceOpened", "Fenced"} and fact.event["actor"] in actors)
-            or (fact.kind in {"NodeJoined", "NodeFenced"} and fact.event["incarnation"] in actors)
-            or (fact.kind in {"NodeStarted", "NodeStopped"} and fact.actor in actors)
-        ]
-        return sorted(told + lives, key=lambda fact: fact.time_ns)
+
+def about(facts: Sequence[Fact], names: set[str]) -> list[Fact]:
+    """All that the logs say about these requests, and about the lives of the incarnations concerned."""
+    told = [fact for fact in facts if fact.event.get("request_id") in names]
+    actors = {fact.actor for fact in told}
+    lives = [
+        fact
+        for fact in facts
+        if (fact.kind in {"FenceOpened", "Fenced"} and fact.event["actor"] in actors)
+        or (fact.kind in {"NodeJoined", "NodeFenced"} and fact.event["incarnation"] in actors)
+        or (fact.kind in {"NodeStarted", "NodeStopped"} and fact.actor in actors)
+    ]
+    return sorted(told + lives, key=lambda fact: fact.time_ns)
 
 
 def _facts(log: str, message: Stored) -> Iterator[Fact]:
