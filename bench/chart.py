@@ -19,7 +19,7 @@ def bars(title: str, values: Mapping[str, float]) -> str:
     for n, (name, value) in enumerate(values.items()):
         y = TOP + n * (BAR + GAP)
         length = max(1.0, (WIDTH - LABEL - 80) * value / most)
-        colour = "#c2410c" if name == "ringfence" else "#64748b"
+        colour = "#c2410c" if name.startswith("ringfence") else "#64748b"
         parts += [
             f'<text x="{LABEL - GAP}" y="{y + 16}" {_TEXT} text-anchor="end">{escape(name)}</text>',
             f'<rect x="{LABEL}" y="{y}" width="{length:.1f}" height="{BAR}" fill="{colour}"/>',

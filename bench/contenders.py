@@ -3,12 +3,11 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from support.stack import Stack
 
 from bench.payload import PATH, request_body
-from bench.peers import bare, envoy, nginx, ringfence
+from bench.peers import bare, envoy, litellm, nginx, portkey, ringfence, second
 from bench.peers.base import Missing, Peer
 from bench.run import Run
 
@@ -30,7 +29,7 @@ class Contenders:
 def contenders(
     run: Run, row: str, *, others: bool = True, settings: Mapping[str, object] | None = None
 ) -> Iterator[Contenders]:
-    """Raises Missing for nginx; leaves out Envoy where it is not installed, and notes it."""
+    """Raises Missing for nginx; leaves out others that are not installed, and notes it."""
     scratch, cores = run.scratch / row, run.cores
     scratch.mkdir(exist_ok=True)
     with contextlib.ExitStack() as up:
@@ -38,18 +37,22 @@ def contenders(
         peers = []
         if others:
             peers.append(up.enter_context(nginx.proxy(scratch, cores.proxy, port)))
-            peers += _optional(run, up, scratch, port)
             peers.append(up.enter_context(bare.proxy(scratch, cores.proxy, port)))
+            for optional in (envoy, portkey, litellm):
+                peers += _optional(run, up, optional.proxy(scratch, cores.proxy, port))
         url = f"http://127.0.0.1:{port}"
         running = up.enter_context(ringfence.stack(scratch / "ringfence", cores, url, settings))
         gateway = ringfence.peer(running)
+        peers.append(gateway)
+        if others:
+            peers += _optional(run, up, second.compiled(running, cores.proxy))
         direct = Peer(DIRECT, url, list)
-        yield Contenders(direct, [*peers, gateway], gateway, ringfence.issue(running), running)
+        yield Contenders(direct, peers, gateway, ringfence.issue(running), running)
 
 
-def _optional(run: Run, up: contextlib.ExitStack, scratch: Path, port: int) -> list[Peer]:
+def _optional(run: Run, up: contextlib.ExitStack, proxy: contextlib.AbstractContextManager[Peer]) -> list[Peer]:
     try:
-        return [up.enter_context(envoy.proxy(scratch, run.cores.proxy, port))]
+        return [up.enter_context(proxy)]
     except Missing as missing:
         run.note(str(missing))
         return []
@@ -62,6 +65,7 @@ def raw_request(peer: Peer, token: str, *, stream: bool = False) -> tuple[int, s
     path = f"/{prefix}{PATH}" if prefix else PATH
     head = (
         f"POST {path} HTTP/1.1\r\nHost: {place}\r\nContent-Type: application/json\r\n"
-        f"Authorization: Bearer {token}\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Authorization: Bearer {token}\r\nContent-Length: {len(body)}\r\n"
+        + "".join(f"{name}: {value}\r\n" for name, value in peer.headers.items())
     )
-    return int(place.rpartition(":")[2]), head + body.decode()
+    return int(place.rpartition(":")[2]), head + "\r\n" + body.decode()

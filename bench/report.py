@@ -1,6 +1,7 @@
-"""What a run leaves behind: a JSON file with its figures, its machine and its versions, and a chart."""
+"""What a run leaves behind: its figures, machine and versions as JSON, what it said as Markdown, and a chart."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -45,12 +46,14 @@ def result_of(run: Run) -> Result:
     )
 
 
-def write(result: Result, directory: Path = RESULTS) -> list[Path]:
-    """Write `<run>.json`, and `<run>.svg` if there is something to draw. Returns what was written."""
+def write(result: Result, lines: Sequence[str], directory: Path = RESULTS) -> list[Path]:
+    """Write `<run>.json`, `<run>.md` of `lines`, and `<run>.svg` if there is something to draw. Returns their paths."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{result.run_id}.json"
     path.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
-    written = [path]
+    told = path.with_suffix(".md")
+    told.write_text("\n".join(lines) + "\n")
+    written = [path, told]
     costs = {
         f.contender: f.value
         for f in result.figures

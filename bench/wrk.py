@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.payload import PATH, request_body
-from bench.peers.base import Missing
+from bench.peers.base import Missing, Peer
 
 HOW = "wrk is not installed; it generates the load: apt-get install wrk"
 
@@ -29,20 +29,20 @@ class Saturated(NamedTuple):
     elapsed_s: float
 
 
-def saturate(url: str, token: str, *, core: int, connections: int, duration_s: float, scratch: Path) -> Saturated:
+def saturate(peer: Peer, token: str, *, core: int, connections: int, duration_s: float, scratch: Path) -> Saturated:
     """POST as fast as answers come. Raises Missing, and Unsound if any answer is not a success."""
     binary = shutil.which("wrk")
     if binary is None:
         raise Missing(HOW)
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}", **peer.headers}
     script = scratch / "post.lua"
     script.write_text(
         'wrk.method = "POST"\n'
         f"wrk.body = '{request_body().decode()}'\n"
-        'wrk.headers["Content-Type"] = "application/json"\n'
-        f'wrk.headers["Authorization"] = "Bearer {token}"\n'
+        + "".join(f'wrk.headers["{name}"] = "{value}"\n' for name, value in headers.items())
     )
     command = ["taskset", "-c", str(core), binary, "-t1", f"-c{connections}", f"-d{max(1, round(duration_s))}s"]
-    command += ["--timeout", "10s", "-s", str(script), url + PATH]
+    command += ["--timeout", "10s", "-s", str(script), peer.url + PATH]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=duration_s + 60)
     return _read(done.stdout + done.stderr)
 

@@ -10,13 +10,16 @@ Pids = Callable[[], list[int]]
 class Peer:
     """`url`: what stands before the vendor's path. `pids`: the processes that carry requests, on the proxy's core.
 
-    `helpers`: what else works for it, by name, on the other core: shown beside, never added.
+    `helpers`: what else works for it, by name, on the other core: shown beside, never added. `headers`: what it must be
+    told besides. `rate`: requests a second at which its latency is measured, None for the usual.
     """
 
     name: str
     url: str
     pids: Pids
     helpers: Mapping[str, Pids] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    rate: float | None = None
 
 
 class Missing(Exception):

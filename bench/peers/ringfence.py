@@ -2,8 +2,9 @@
 
 Nothing is switched off. The key has caps in dollars over three windows, a daily cap on requests, rate limits, an
 endpoint and a model allowlist; its agent, its team and the organisation have budgets: each request reserves in four
-accounts, and its intent is durable before it goes out. The audit, which works off what has happened and has a machine
-of its own in production, gets the shared core last.
+accounts, and its intent is durable before it goes out. On the shared core, where each has a machine of its own in
+production, the generator and the vendor come first, the log and the control plane then, and the audit, which works off
+what has happened, last.
 """
 
 import contextlib
@@ -13,9 +14,9 @@ from pathlib import Path
 
 from support.stack import Stack, running_stack
 
-from bench.machine import Cores, pin, yield_the_core
+from bench.machine import HIGH, Cores, pin, precede, yield_the_core
 from bench.payload import MODEL, PATH
-from bench.peers.base import Peer
+from bench.peers.base import Peer, Pids
 from bench.processes import family
 
 UPSTREAM = "bench"
@@ -41,8 +42,10 @@ def stack(
     with running_stack(directory / "data", workers=1, arguments=("--config", str(config))) as running:
         for pid in family(running.process.pid):
             pin(pid, cores.load)
+            precede(pid, HIGH)
         for pid in running.worker_pids().values():
             pin(pid, cores.proxy)
+            precede(pid)
         yield_the_core(running.ready_pids()["audit"])
         yield running
 
@@ -73,19 +76,18 @@ def issue(running: Stack, agent: str = "bench-agent") -> str:
 def peer(running: Stack) -> Peer:
     """The gateway as a contender: its worker is what is measured; the rest is shown beside it."""
     workers = list(running.worker_pids().values())
+    return Peer("ringfence", f"{running.urls['proxy']}/{UPSTREAM}", lambda: workers, helpers(running))
+
+
+def helpers(running: Stack) -> dict[str, Pids]:
+    """What works for all workers of a gateway."""
     ready = running.ready_pids()
-    others = family(running.process.pid)
-    nats = [pid for pid in others if _program(pid) == "nats-server"]
-    return Peer(
-        "ringfence",
-        f"{running.urls['proxy']}/{UPSTREAM}",
-        lambda: workers,
-        {
-            "nats-server": lambda: nats,
-            "control plane": lambda: [ready["control"]],
-            "audit": lambda: [ready["audit"]],
-        },
-    )
+    nats = [pid for pid in family(running.process.pid) if _program(pid) == "nats-server"]
+    return {
+        "nats-server": lambda: nats,
+        "control plane": lambda: [ready["control"]],
+        "audit": lambda: [ready["audit"]],
+    }
 
 
 def _program(pid: int) -> str:

@@ -23,7 +23,7 @@ def measure(run: Run) -> list[str]:
         pid = up.running.ready_pids()["audit"]
         before = cpu_ns([pid])
         done = wrk.saturate(
-            up.gateway.url,
+            up.gateway,
             up.token,
             core=run.cores.load,
             connections=run.connections,

@@ -43,7 +43,7 @@ def _round(run: Run, peer: Peer, token: str, into: Measured, seconds: float) -> 
     before = cpu_ns(peer.pids())
     helpers_before = {name: cpu_ns(pids()) for name, pids in peer.helpers.items()}
     done = wrk.saturate(
-        peer.url,
+        peer,
         token,
         core=run.cores.load,
         connections=run.connections,

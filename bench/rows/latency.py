@@ -18,6 +18,7 @@ def measure(run: Run) -> list[str]:
     """Markdown lines. Per round every contender has its turn, and so has the upstream without any."""
     added: dict[str, dict[str, list[float]]] = {}
     with contenders(run, ROW) as up, awake(run.cores):
+        slow = [peer for peer in up.peers if peer.rate is not None]
         for peer in up.peers:
             _percentiles(run, up, peer, WARM_UP_S)
         for _ in range(run.rounds):
@@ -37,6 +38,7 @@ def measure(run: Run) -> list[str]:
         (
             f"Open loop, {CONNECTIONS} connections, {run.rounds} interleaved rounds of {run.seconds:g} s. The same "
             "percentile without a proxy is subtracted, round by round. Spinners of low priority keep the cores awake."
+            + "".join(f" {peer.name}: at {peer.rate:g} a second." for peer in slow)
         ),
         "",
         *table(["proxy", "p50 us", "p99 us", "p99 of rounds"], rows),
@@ -45,7 +47,8 @@ def measure(run: Run) -> list[str]:
 
 def _percentiles(run: Run, up: Contenders, peer: Peer, seconds: float) -> dict[str, float]:
     port, request = raw_request(peer, up.token)
-    samples = generate([Flow(peer.name, port, request, ((seconds, RATE),), CONNECTIONS)], run.cores.load)
+    rate = peer.rate or RATE
+    samples = generate([Flow(peer.name, port, request, ((seconds, rate),), CONNECTIONS)], run.cores.load)
     if bad := [sample.status for sample in samples if sample.status != 200]:
         raise RuntimeError(f"{peer.name} answered {bad[0]} to {len(bad)} of {len(samples)}")
     took_us = [sample.took_us for sample in samples]

@@ -46,8 +46,9 @@ def test_a_ratio_is_taken_round_by_round() -> None:
 
 def test_a_result_is_written_and_read_again_with_a_chart(tmp_path: Path) -> None:
     kept = result(ringfence=(60.0, 62.0), nginx=(20.0, 20.0))
-    path, chart = write(kept, tmp_path)
+    path, told, chart = write(kept, ["# Figures"], tmp_path)
     assert read(path) == kept
+    assert told.read_text() == "# Figures\n"
     assert {"model", "cores", "kernel", "versions", "programs"} <= kept.machine.keys()
     assert ET.fromstring(chart.read_text()).tag.endswith("svg")  # noqa: S314 - our own
     assert "&lt;b&gt;" in bars("<b>", {"a": 1.0})
