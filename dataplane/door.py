@@ -12,6 +12,7 @@ Both refusals are the same 503 `overloaded` in the vendor's own error shape, and
 """
 
 import hashlib
+import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -91,7 +92,7 @@ class Door:
         self._metrics = metrics
         self._draw = draw
         self._places: dict[tuple[bytes, bytes], _Place | None] = {}
-        self.shedder = metrics.shedder = Shedder()
+        self.shedder = metrics.shedder = Shedder(time.thread_time_ns)
 
     def arrive(self, connection: Connection, data: bytes, *, plain: bool = True) -> Shed | None:
         """Bytes have come on a connection that is between two messages. None: they go to the parser.

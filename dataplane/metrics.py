@@ -3,6 +3,7 @@
 Every family is described in docs/OPERATIONS.md, and a test holds that page against what is collected here.
 """
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 
@@ -30,7 +31,7 @@ class Metrics:
         self.refusals: Counter[str] = Counter()
         self.defects = 0
         self.shed = 0
-        self.shedder = Shedder()
+        self.shedder = Shedder(time.thread_time_ns)
         self.sources: list[Callable[[], Iterable[Metric]]] = []
         """What else to collect, from parts that the governor does not know."""
         self.overhead_us = Histogram(BUCKETS_US)

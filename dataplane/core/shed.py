@@ -6,12 +6,15 @@ else counts as load: a request that waits for a vendor, a lease or a slow client
 
 | the queue | the limit on it |
 |---|---|
-| stands: in each window of 10 ms somebody waited over 5 ms, for 100 ms | shrinks by a quarter each window, to 32 |
-| stands for half a second more, over 20 ms: turns are long for another reason (streams) | shrinks on, to 8 |
-| does not: nobody waited so long in the last window | grows by an eighth, to 256 |
+| stands: in each window of 10 ms somebody waited for 2.5 ms of work, for 100 ms | shrinks by a quarter a window, to 8 |
+| does not: nobody waited for so much in the last window | grows by an eighth, to 256 |
 
-It shrinks from what was truly queued. 5 and 100 ms are CoDel's figures: a burst passes, a queue that stays does not.
-Within a second of the last shrinking there is no new wait of 100 ms.
+It shrinks from what was truly queued. A request is looked at several times before it is answered (when it came, when
+its intent is in the log, when the vendor has answered), and waits a turn each time: so turns must be short. By CoDel's
+rule a burst passes, a queue that stays does not. Within a second of the last shrinking there is no new wait of 100 ms.
+
+What counts is work, not time: the wait is taken times the share of the window in which the node had its core. Where
+other processes have it, turns are long too, and fewer requests would not make them shorter.
 
 Who is shed at the limit: those of whom there are more in the queue than their fair share, which is the limit divided by
 the flows in the queue. A flow is an agent, and all whom nobody knows are one flow. One below its share is admitted over
@@ -21,39 +24,42 @@ bounds the memory.
 Fewer in a turn make shorter turns, and more of them: the limit costs no throughput.
 """
 
+from collections.abc import Callable
+
 MS = 1_000_000
 
-TARGET_NS = 5 * MS
+TARGET_NS = 2_500_000
 WINDOW_NS = 10 * MS
 STANDING_NS = 100 * MS
-STUCK_NS = 600 * MS
-STUCK_TARGET_NS = 20 * MS
 ALERT_NS = 1000 * MS
 
-FLOOR = 32
-"""As many at once are no overload, whatever a turn takes: some 3 ms of work."""
-STUCK_FLOOR = 8
-"""Where fewer newcomers are the only relief. Not less: what makes turns long may be another process on the core, which
-fewer requests would not end."""
+FLOOR = 8
+"""So many at once are no overload, whatever a turn takes: what makes it long may be streams."""
 CEILING = 256
 """More would wait for some 25 ms: a burst that one turn should not take."""
 
 
 class Shedder:
-    """The queue and its limit. Times are elapsed nanoseconds. Each `arrive` that said yes ends by `start` or `gone`."""
+    """The queue and its limit. Times are elapsed nanoseconds. Each `arrive` that said yes ends by `start` or `gone`.
+
+    `work_ns` tells how long this thread has had a core since it began; it is asked once a window.
+    """
 
     __slots__ = (
+        "_adapted_ns",
         "_alert_until_ns",
         "_flows",
         "_over_since_ns",
         "_peak",
         "_window_ends_ns",
+        "_work_ns",
+        "_worked_ns",
         "_worst_ns",
         "limit",
         "queued",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, work_ns: Callable[[], int]) -> None:
         self.limit = CEILING
         self.queued = 0
         self._flows: dict[str, int] = {}
@@ -62,6 +68,9 @@ class Shedder:
         self._window_ends_ns = 0
         self._over_since_ns = 0
         self._alert_until_ns = 0
+        self._work_ns = work_ns
+        self._worked_ns = work_ns()
+        self._adapted_ns = 0
 
     def arrive(self, flow: str) -> bool:
         """A request has arrived. False: it is shed."""
@@ -98,19 +107,23 @@ class Shedder:
 
     def _adapt(self, now_ns: int) -> None:
         """A window is over."""
-        if self._worst_ns > TARGET_NS:
+        if self._worst_ns * self._share_of_core(now_ns) > TARGET_NS:
             nobody_waited_ns = now_ns - self._worst_ns - self._window_ends_ns
             if not self._over_since_ns or nobody_waited_ns > WINDOW_NS:
                 self._over_since_ns = now_ns
-            standing_ns = now_ns - self._over_since_ns
-            if standing_ns >= STANDING_NS or now_ns < self._alert_until_ns:
+            if now_ns - self._over_since_ns >= STANDING_NS or now_ns < self._alert_until_ns:
                 self._alert_until_ns = now_ns + ALERT_NS
-                stuck = standing_ns >= STUCK_NS and self._worst_ns > STUCK_TARGET_NS
-                floor = STUCK_FLOOR if stuck else FLOOR
-                self.limit = min(self.limit, max(floor, min(self.limit, self._peak) * 3 // 4))
+                self.limit = min(self.limit, max(FLOOR, min(self.limit, self._peak) * 3 // 4))
         else:
             self._over_since_ns = 0
             self.limit = min(CEILING, self.limit + max(4, self.limit // 8))
         self._peak = self.queued
         self._worst_ns = 0
         self._window_ends_ns = now_ns + WINDOW_NS
+
+    def _share_of_core(self, now_ns: int) -> float:
+        """Since it was asked last."""
+        worked_ns, elapsed_ns = self._work_ns(), now_ns - self._adapted_ns
+        share = (worked_ns - self._worked_ns) / elapsed_ns if elapsed_ns > 0 else 1.0
+        self._worked_ns, self._adapted_ns = worked_ns, now_ns
+        return min(1.0, share)
