@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from controlplane.audit.messages import Distrusted
 from events.codec import Batch
 from events.log.port import Stored
 from events.state.objects import exposure_after, is_newest
@@ -102,9 +103,13 @@ COLUMNS: dict[str, Any] = {
 """Every column of the table in its order, with the value of an event that has nothing to say there."""
 
 
+MAX_NANOS = 10**18 - 1
+"""What Decimal(18, 9) holds: a nano less than a billion dollars."""
+
+
 def usd(nanos: int) -> Decimal:
-    """Nano-dollars as the Decimal(18, 9) of a column."""
-    return Decimal(nanos) / NANOS_PER_USD
+    """Nano-dollars as the Decimal(18, 9) of a column; what no column holds as the most that it does."""
+    return Decimal(max(-MAX_NANOS, min(nanos, MAX_NANOS))) / NANOS_PER_USD
 
 
 class Wants(NamedTuple):
@@ -253,6 +258,10 @@ def _alert(row: Row, event: AlertRaised | AlertCleared) -> None:
     row.update(message=event.message, reason=event.message)
 
 
+def _distrusted(row: Row, event: Distrusted) -> None:
+    row.update(subject=event.subject, reason="no node writes this")
+
+
 def _node(row: Row, event: NodeJoined | NodeFenced) -> None:
     row.update(subject=event.incarnation, reason=getattr(event, "reason", ""))
 
@@ -274,6 +283,7 @@ _FILLERS: dict[type, Callable[[Row, Any], None]] = {
     FenceOpened: _fence,
     NodeJoined: _node,
     NodeFenced: _node,
+    Distrusted: _distrusted,
 }
 
 

@@ -22,7 +22,8 @@ What would be wrong
     - Taking "acknowledged" for "stored" where a token was used before.
     - Rows that depend on anything but the log before them: a repeat would differ. So object differences are
       looked up among rows with a sequence below the block's own.
-    - Skipping what cannot be decoded: the writer stops there, says so, and is not ready.
+    - Skipping what cannot be decoded: in the control log the writer stops there, says so, and is not ready; in a
+      node's log it is told as what it is (controlplane.audit.messages).
 """
 
 import asyncio
@@ -32,6 +33,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from controlplane.audit.merge import Merger
+from controlplane.audit.messages import read_message
 from controlplane.audit.rows import (
     COLUMNS,
     REMEMBERED,
@@ -44,7 +46,7 @@ from controlplane.audit.rows import (
     wants_of,
 )
 from controlplane.audit.store import Store, StoreUnavailable
-from events.codec import Batch, decode_batch
+from events.codec import Batch
 from events.log.port import Follower, LogUnavailable, Stored, StreamPort
 from schemas.histogram import Histogram
 from schemas.money import NANOS_PER_USD
@@ -111,7 +113,7 @@ class _Block:
     bytes: int = 0
 
     def add(self, message: Stored) -> None:
-        batch = decode_batch(message.payload)
+        batch = read_message(message)
         self.messages.append((message, batch))
         self.events += len(batch.events)
         self.bytes += len(message.payload)

@@ -19,8 +19,10 @@ from controlplane.audit.writer import LogWriter, WriterLimits
 from controlplane.process_settings import ClickHouseAccess
 from events.codec import CodecError, decode_batch, encode_batch
 from events.log.memory import MemoryPort, MemoryStream
+from events.subjects import CONTROL_LOG, NODE_MARK, node_fence
 from events.types import (
     By,
+    ControlEvent,
     Event,
     Fenced,
     Heartbeat,
@@ -34,6 +36,7 @@ from events.types import (
     RequestSettled,
 )
 from schemas.amounts import Amounts
+from schemas.ids import slot_of
 from schemas.policy import Who
 
 NOW_NS = int(time.time()) * 10**9  # rows older than the retention would be gone at once
@@ -76,7 +79,12 @@ class Log:
     async def append(self, *events: Event, actor: str = "n1-a") -> None:
         self._n += 1
         payload = encode_batch(actor, self._n, NOW_NS + self._n, events)
-        await self.port.publish(f"rf.node.log.n1.{actor}", payload, msg_id=None, expect=None, timeout_s=1)
+        subject = f"rf.node.log.{slot_of(actor)}.{actor}"
+        if isinstance(events[0], Fenced):
+            subject = node_fence(slot_of(events[0].actor), events[0].actor)
+        elif isinstance(events[0], ControlEvent):
+            subject = CONTROL_LOG
+        await self.port.publish(subject, payload, msg_id=None, expect=None, timeout_s=1)
 
     async def tell(self, count: int) -> None:
         for n in range(count):
@@ -283,11 +291,39 @@ async def test_however_much_is_waiting_the_engine_keeps_every_row(served: Endpoi
         assert await store.query("SELECT count() FROM ringfence.requests") == [(30_000,)]
 
 
+async def test_what_no_node_writes_is_told_as_such_and_is_nobodys_request_or_change(served: Endpoint) -> None:
+    """Somebody with the credential of slot n1 writes; the audit goes on, and says where it came from."""
+    forged = [
+        b'{"no": "batch"}',
+        b"\xff\x00" * 2_000,
+        encode_batch("n1-a", 2, NOW_NS, [KeyRevoked("vk_1", By(operator="op_1", name="ann", reason="forged"))]),
+        encode_batch("n1-a", 2, NOW_NS, [Fenced("n2-b", "silent")]),
+        encode_batch("n2-b", 2, NOW_NS, [admitted("req_forged")]),
+        encode_batch("n1-a", 2, NOW_NS, [settled("req_1", ObjectExposure("stripe/-/pi_1", -5))]),
+    ]
+    async with empty_store(served) as store:
+        log = Log()
+        await log.append(admitted("req_1"))
+        for payload in forged:
+            await log.port.publish("rf.node.log.n1.n1-a", payload, msg_id=None, expect=None, timeout_s=1)
+        absurd = RequestSettled("req_1", "settled", NOW_NS, actual=Amounts(usd=2**62, tokens=2**62))
+        await log.append(absurd)
+        await write_all(log, store)
+        told = (
+            "SELECT seq, subject, JSONExtractUInt(data, 'size_bytes') FROM ringfence.events WHERE type = 'Distrusted'"
+        )
+        expected = [(2 + n, "rf.node.log.n1.n1-a", len(payload)) for n, payload in enumerate(forged)]
+        assert await store.query(told + " ORDER BY seq") == expected
+        assert await store.query("SELECT count() FROM ringfence.control_changes") == [(0,)]
+        requests = await store.query("SELECT request_id, outcome, toString(actual_usd) FROM ringfence.requests")
+        assert requests == [("req_1", "settled", "999999999.999999999")]
+
+
 async def test_what_cannot_be_decoded_stops_the_writer_instead_of_being_skipped(served: Endpoint) -> None:
     async with empty_store(served) as store:
         log = Log()
         await log.append(admitted("req_1"))
-        await log.port.publish("rf.node.log.n1.x", b'{"no": "batch"}', msg_id=None, expect=None, timeout_s=1)
+        await log.port.publish(NODE_MARK, b'{"no": "batch"}', msg_id=None, expect=None, timeout_s=1)
         await log.append(admitted("req_2"))
         with pytest.raises(CodecError):
             await write_all(log, store)
