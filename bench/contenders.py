@@ -63,9 +63,12 @@ def raw_request(peer: Peer, token: str, *, stream: bool = False) -> tuple[int, s
     place, _, prefix = peer.url.removeprefix("http://").partition("/")
     body = request_body(stream=stream)
     path = f"/{prefix}{PATH}" if prefix else PATH
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: {place}\r\nContent-Type: application/json\r\n"
-        f"Authorization: Bearer {token}\r\nContent-Length: {len(body)}\r\n"
-        + "".join(f"{name}: {value}\r\n" for name, value in peer.headers.items())
-    )
+    headers = {
+        "Host": place,
+        "Content-Type": "application/json",
+        "Authorization": f"Bearer {token}",
+        "Content-Length": f"{len(body)}",
+        **peer.headers,
+    }
+    head = f"POST {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return int(place.rpartition(":")[2]), head + "\r\n" + body.decode()

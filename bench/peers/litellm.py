@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import secrets
 import shutil
 import sys
 from collections.abc import Iterator
@@ -36,10 +37,12 @@ def proxy(directory: Path, core: int, upstream_port: int) -> Iterator[Peer]:
             "api_key": "sk-bench",
         },
     }
+    key = f"sk-{secrets.token_hex(16)}"
     config = directory / "litellm.yaml"
-    config.write_text(json.dumps({"model_list": [model]}))  # JSON is YAML
+    config.write_text(json.dumps({"model_list": [model], "general_settings": {"master_key": key}}))  # JSON is YAML
     command = [binary, "--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
     quiet = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "PYTHONPATH": ""}
     log = directory / "litellm.log"
     with running(command, core=core, port=port, log=log, cwd=directory, env=quiet, ready_s=START_S) as pid:
-        yield Peer("LiteLLM", f"http://127.0.0.1:{port}", lambda: [pid], rate=RATE)
+        told = {"Authorization": f"Bearer {key}"}
+        yield Peer("LiteLLM", f"http://127.0.0.1:{port}", lambda: [pid], headers=told, rate=RATE)

@@ -45,8 +45,8 @@ def measure(run: Run) -> list[str]:
         "",
         (
             f"{run.connections} connections of clients, vendor by name with verification; {run.rounds} interleaved "
-            f"rounds of {run.seconds:g} s. Connections are kept, so handshakes and look-ups do not show. (The first and "
-            "the last are two workers of one gateway and share a vendor.)"
+            f"rounds of {run.seconds:g} s. Connections are kept, so handshakes and look-ups do not show. (The first "
+            "and the last are two workers of one gateway and share a vendor.)"
         ),
         "",
         *table(["", "CPU us/request", "x plain", "connections to the vendor at the end"], rows),
