@@ -4,6 +4,7 @@ An unanswered question is the ordinary case of a failover, so it is a value of t
 defect: every question may be asked again, because every answer is the same for a repeat (schemas.rpc).
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
@@ -36,6 +37,9 @@ T = TypeVar("T")
 
 _ERROR_PREFIX = b'{"error":"rpc_error"'
 
+FORGOTTEN_S = 10.0
+"""A question that got no answer says nothing about now after so long without another one."""
+
 
 class Unanswered(Exception):
     """No answer in time, or one that says to ask again. `early`: known before the time was over."""
@@ -53,6 +57,8 @@ class ControlPlane:
         self._slot = slot
         self.failures: Counter[str] = Counter()
         """Questions without an answer, by method, for metrics."""
+        self._silent_since_s: float | None = None
+        self._failed_s = 0.0
         self._encoder = msgspec.json.Encoder()
         self._errors = msgspec.json.Decoder(RpcError)
         self._join = msgspec.json.Decoder(JoinAnswer)
@@ -68,6 +74,12 @@ class ControlPlane:
     def connected(self) -> bool:
         """Whether a question would leave now."""
         return self._bus.connected
+
+    def silent_s(self) -> float:
+        """For how long one question after the other got no answer; 0 if the newest did, or none was asked lately."""
+        if self._silent_since_s is None or asyncio.get_running_loop().time() - self._failed_s > FORGOTTEN_S:
+            return 0.0
+        return self._failed_s - self._silent_since_s
 
     async def join(self, ask: JoinAsk, timeout_s: float) -> JoinAnswer:
         """A new incarnation. Raises Unanswered, as all of these do."""
@@ -98,11 +110,12 @@ class ControlPlane:
         try:
             payload = await self._bus.request(subjects.rpc(self._slot, method), self._encoder.encode(ask), timeout_s)
         except BusUnavailable as error:
-            self.failures[method] += 1
+            self._failed(method)
             raise Unanswered(f"{method}: {error}", early=True) from None
         except BusError as error:
-            self.failures[method] += 1
+            self._failed(method)
             raise Unanswered(f"{method}: {error}", early=False) from None
+        self._silent_since_s = None
         try:
             if payload.startswith(_ERROR_PREFIX):
                 self.failures[method] += 1
@@ -111,3 +124,10 @@ class ControlPlane:
             return decode(payload)
         except msgspec.DecodeError as error:
             raise Unanswered(f"{method}: the answer cannot be read: {error}", early=True) from None
+
+    def _failed(self, method: str) -> None:
+        self.failures[method] += 1
+        now_s = asyncio.get_running_loop().time()
+        if self._silent_since_s is None or now_s - self._failed_s > FORGOTTEN_S:
+            self._silent_since_s = now_s
+        self._failed_s = now_s

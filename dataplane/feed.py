@@ -72,6 +72,7 @@ class Feed:
         self._time = ControlTime()
         self._epoch = 0
         self._heard_ns: int | None = None
+        self._pushed_ns = 0
         self._kept: list[FeedDelta] = []
         self._wake = asyncio.Event()
         self._subscription: Subscription | None = None
@@ -95,6 +96,12 @@ class Feed:
         """How long nothing has been heard."""
         return NEVER_NS if self._heard_ns is None else self._clock.elapsed_ns() - self._heard_ns
 
+    def deaf_ns(self) -> int:
+        """How long nothing has come by itself, though questions are answered; 0 if nothing is heard at all."""
+        if self._heard_ns is None or self.age_ns() > self._silence_s * 2e9:
+            return 0
+        return self._heard_ns - self._pushed_ns
+
     def heard(self, epoch: int, now_ns: int, *, log_full: bool | None) -> None:
         """The leader of `epoch` spoke, and its clock showed `now_ns`. A deposed leader's word proves nothing.
         `log_full` None: it does not know yet, so what was known stands.
@@ -102,8 +109,11 @@ class Feed:
         if epoch >= self._epoch:
             self.log_full = self.log_full if log_full is None else log_full
             self._epoch = epoch
-            self._heard_ns = self._clock.elapsed_ns()
-            self._time.observe(now_ns, self._heard_ns)
+            elapsed_ns = self._clock.elapsed_ns()
+            if self._heard_ns is None:
+                self._pushed_ns = elapsed_ns
+            self._heard_ns = elapsed_ns
+            self._time.observe(now_ns, elapsed_ns)
 
     def observe(self, now_ns: int) -> None:
         """A message of the leader's that is not the feed's showed its clock."""
@@ -145,6 +155,7 @@ class Feed:
             self.unreadable += 1
             _log.error("a message of the feed cannot be read: %s", error)
             return
+        self._pushed_ns = self._clock.elapsed_ns()
         self.take(delta)
 
     def take(self, delta: FeedDelta) -> None:

@@ -22,6 +22,10 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     host: str = "127.0.0.1"
     port: int = 8080
     """0: any free one, told by the ready mark. Several workers may share a port."""
+    own_host: str = "127.0.0.1"
+    own_port: int | None = None
+    """Where this node alone shows /healthz, /readyz and /metrics; on a shared port any of the workers answers. 0: any
+    free one, told by the ready mark. None: on the shared port only."""
     tls: TlsServer | None = None
     """For clients; None: plain HTTP. With several workers on a port, all have it or none."""
     ready_mark: str = ""

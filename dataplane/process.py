@@ -26,13 +26,14 @@ from typing import Any
 from dataplane.governor import Governor
 from dataplane.metrics import Metrics
 from dataplane.node_settings import NodeSettings
+from dataplane.own_port import own_port
 from dataplane.proxy import Proxy
 from dataplane.reload import Reloader
 from dataplane.server import MAX_CONNECTIONS, Listening, listen
 from dataplane.upstreams import Destinations
 from events.messaging.clock import SystemClock
 from events.messaging.connection import NatsConnection, connect
-from events.tls import server_tls
+from events.tls import TlsContext, server_tls
 from schemas.fx import build_fx
 from schemas.price_file import packaged_text, parse_prices
 from schemas.prices import PriceList
@@ -84,29 +85,39 @@ async def run(path: Path, node: NodeSettings, version: str, listener: socket.soc
     tls = server_tls(node.tls) if node.tls is not None else None
     Reloader(path, slot, destinations, nats, tls).listen()
     try:
-        await governor.start()
-        await _until_ready(governor, stop)
-        listening = await listen(
-            proxy.handle,
-            os.urandom,
-            node.host,
-            node.port,
-            shared=True,
-            listener=listener,
-            door=proxy.door,
-            max_connections=_connections(),
-            tls=tls.ssl if tls is not None else None,
-        )
-        _log.info("node %s listens on %s:%d", slot, node.host, listening.port)
-        marking = asyncio.get_running_loop().create_task(_mark_ready(governor, node, listening), name="ready mark")
-        _settle_memory()
-        await stop.wait(governor)
-        marking.cancel()
-        await _drain(governor, listening, stop, node.settings.timing)
+        async with own_port(proxy.own, clock, node, tls) as own:
+            await governor.start()
+            await _until_ready(governor, stop)
+            listening = await _listen(proxy, node, listener, tls)
+            mark = {"pid": os.getpid(), "port": listening.port, "slot": slot, "own_port": own}
+            marking = asyncio.get_running_loop().create_task(_mark_ready(governor, node, mark), name="ready mark")
+            _settle_memory()
+            await stop.wait(governor)
+            marking.cancel()
+            await _drain(governor, listening, stop, node.settings.timing)
     finally:
         await _close(governor, destinations, nats, stop)
     if governor.defect.done():
         raise Defect(f"task {governor.defect.result()} failed")
+
+
+async def _listen(
+    proxy: Proxy, node: NodeSettings, listener: socket.socket | None, tls: TlsContext | None
+) -> Listening:
+    """Serve clients. Raises OSError if the port cannot be had."""
+    listening = await listen(
+        proxy.handle,
+        os.urandom,
+        node.host,
+        node.port,
+        shared=True,
+        listener=listener,
+        door=proxy.door,
+        max_connections=_connections(),
+        tls=tls.ssl if tls is not None else None,
+    )
+    _log.info("node %s listens on %s:%d", node.nats.slot, node.host, listening.port)
+    return listening
 
 
 async def _drain(governor: Governor, listening: Listening, stop: "_Stop", timing: Timing) -> None:
@@ -192,12 +203,12 @@ async def _until_ready(governor: Governor, stop: _Stop) -> None:
                 await asyncio.sleep(POLL_S / 5)
 
 
-async def _mark_ready(governor: Governor, node: NodeSettings, listening: Listening) -> None:
+async def _mark_ready(governor: Governor, node: NodeSettings, mark: dict[str, Any]) -> None:
     """Tell the supervisor, once requests are admitted."""
     while not governor.ready:  # noqa: ASYNC110 - once, at the start
         await asyncio.sleep(POLL_S)
     if node.ready_mark:
-        _write_mark(Path(node.ready_mark), {"pid": os.getpid(), "port": listening.port, "slot": node.nats.slot})
+        _write_mark(Path(node.ready_mark), mark)
 
 
 def _write_mark(path: Path, facts: dict[str, object]) -> None:

@@ -74,7 +74,7 @@ class Proxy:
         self._draw = draw
         self._bodies = Bodies()
         self._routes: dict[tuple[str, bytes], Route] = {}
-        self._own = OwnEndpoints(governor, metrics, slot)
+        self.own = OwnEndpoints(governor, metrics, slot)
         self._dispatcher = Dispatcher(governor, clock)
         self._relay = Relay(governor, clock)
         self.door = Door(governor, destinations, clock, metrics, draw)
@@ -115,7 +115,7 @@ class Proxy:
         if isinstance(route, Refusal):
             return self._refuse(exchange, route)
         if isinstance(route, OwnRoute):
-            answer = await self._own.answer(exchange, route)
+            answer = await self.own.answer(exchange, route)
             return self._refuse(exchange, answer) if isinstance(answer, Refusal) else answer
         destination = self._destinations.by_name[route.upstream]
         exchange.destination = destination

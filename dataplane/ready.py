@@ -10,6 +10,9 @@ from schemas.settings import MS
 CLOCK_NS = 10_000_000_000
 """Between this machine's clock and the control plane's; nodes go by the latter, so it is a warning."""
 
+UNANSWERED_S = 2.0
+"""Of questions one after the other: an answer takes milliseconds, a failover seldom longer than this."""
+
 
 def reasons_of(node: Node, *, connected: bool) -> list[Reason]:
     """What hinders admission now, and warnings. `connected`: to NATS."""
@@ -52,6 +55,15 @@ def _log(node: Node) -> Iterator[Reason]:
 
 
 def _warnings(node: Node) -> Iterator[Reason]:
+    silent_ns = node.feed.age_ns() if node.feed.loaded else 0
+    if node.timing.leader_timeout_ms * MS < silent_ns <= node.timing.feed_max_age_ms * MS:
+        yield reason("feed_silent", f"nothing has been heard of the control plane for {silent_ns / 1e9:.0f} s")
+    deaf_ns = node.feed.deaf_ns() if node.feed.loaded else 0
+    if deaf_ns > node.timing.leader_timeout_ms * MS:
+        yield reason("feed_deaf", f"messages of the feed have not arrived for {deaf_ns / 1e9:.0f} s")
+    unanswered_s = node.control.silent_s()
+    if unanswered_s > UNANSWERED_S:
+        yield reason("asks_unanswered", f"the control plane has answered no question for {unanswered_s:.0f} s")
     now_ns = node.feed.now_ns()
     offset_ns = abs(now_ns - node.clock.wall_ns()) if now_ns else 0
     if offset_ns > CLOCK_NS:

@@ -47,6 +47,21 @@ REASONS: dict[str, ReasonKind] = {
     ),
     "no_policy": ReasonKind(("node",), False, "It loads the policy; see that a control plane leads."),
     "feed_stale": ReasonKind(("node",), False, "The control plane is silent; see that one leads, and NATS is up."),
+    "feed_silent": ReasonKind(
+        ("node",),
+        True,
+        "See that a control plane leads. Requests go on with the budget that this node holds, until the feed is stale.",
+    ),
+    "feed_deaf": ReasonKind(
+        ("node",),
+        True,
+        "Look at this node's connection to NATS. It asks for what it misses; revocations wait for it, or fence it.",
+    ),
+    "asks_unanswered": ReasonKind(
+        ("node",),
+        True,
+        "See that a control plane leads and answers this node; what needs more budget gets 503 budget_unavailable.",
+    ),
     "log_backlog": ReasonKind(
         ("node",), False, "Ends of requests wait for the log; they are kept until it takes them."
     ),

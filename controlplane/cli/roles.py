@@ -23,9 +23,15 @@ def _become(module: str, *arguments: str) -> None:
 
 @click.command(context_settings=CONTEXT_SETTINGS)
 @SETTINGS
-def proxy(settings: Path) -> None:
-    """Run one proxy node."""
-    _become("dataplane", "proxy", "--settings", str(settings))
+@click.option("--listen-fd", type=click.IntRange(3), help="Serve this listening socket, which the starter holds.")
+def proxy(settings: Path, listen_fd: int | None) -> None:
+    """Run one proxy node.
+
+    \b
+    ringfence proxy --settings /etc/ringfence/proxy-n1.json
+    """
+    handed = () if listen_fd is None else ("--listen-fd", str(listen_fd))
+    _become("dataplane", "proxy", "--settings", str(settings), *handed)
 
 
 @click.command(context_settings=CONTEXT_SETTINGS)

@@ -26,7 +26,7 @@ from controlplane.up.datadir import DataDir, write_private
 from controlplane.up.nats.binary import NatsServerMissing
 from controlplane.up.nats.process import NatsFailed
 from controlplane.up.nats.servers import NatsServers, plan_servers
-from controlplane.up.ports import PortTaken, free_pair, url_host
+from controlplane.up.ports import PortReservation, PortTaken, free_pair, url_host
 from controlplane.up.workers import Workers
 from schemas.ids import TOKEN_BYTES, operator_token, token_sha256
 from schemas.settings import Settings, Upstream
@@ -71,6 +71,8 @@ class Machine:
         self._children: list[Child] = []
         self._proxy_settings = options.settings
         self._workers: Workers | None = None
+        self._own: dict[str, PortReservation] = {}
+        """The port where each slot's process shows its own health and metrics; held here, so that it stays theirs."""
         self._audit_port = 0
         self._demo: dict[str, Upstream] = {}
 
@@ -92,6 +94,7 @@ class Machine:
             "nats": ",".join(nats.urls),
             "clickhouse": f"http://{clickhouse.host}:{clickhouse.port}",
             "audit": f"http://127.0.0.1:{self._audit_port}",
+            "nodes": ",".join(f"http://127.0.0.1:{own.port}" for own in self._own.values()),
         }
         write_private(self._dir.root / "endpoints.json", json.dumps(endpoints).encode())
         return endpoints
@@ -100,6 +103,8 @@ class Machine:
         """Proxies first, together; then the others, newest first; NATS last."""
         if self._workers is not None:
             await self._workers.stop(self._drain_s())
+        for own in self._own.values():
+            own.close()
         for child in reversed(self._children):
             await child.stop(STOP_S)
         if self._nats is not None:
@@ -213,6 +218,7 @@ class Machine:
     async def _start_proxies(self, nats: NatsServers, settings: Settings) -> str:
         self._say(f"starting {self._options.workers} proxies")
         self._proxy_settings = settings
+        self._own = {slot: PortReservation("127.0.0.1", 0) for slot in nats.slots}
         workers = self._workers = Workers(self._options.host, nats.slots, self._make_proxy, self._say)
         try:
             await workers.start(self._options.proxy_port, READY_S)
@@ -237,6 +243,7 @@ class Machine:
             "nats": self._nats.node(slot),
             "host": self._options.host,
             "port": self._workers.port,
+            "own_port": self._own[slot].port,
             "ready_mark": str(self._dir.run / f"proxy-{slot}.ready"),
             "parent_pid": os.getpid(),
         }

@@ -92,10 +92,13 @@ async def test_a_node_whose_feed_is_silent() -> None:
     await rig.start()
     rig.control.feeding = False
     rig.control.silent = {"catchup", "snapshot"}
-    await asyncio.sleep(rig.timing.feed_max_age_ms / 1000 - 1)
+    await asyncio.sleep(rig.timing.leader_timeout_ms / 1000 - 0.5)
     assert of(rig) == []
     await asyncio.sleep(2)
-    assert of(rig) == ["feed_stale"]
+    assert of(rig) == ["feed_silent", "asks_unanswered"]
+    await agrees(rig)  # it serves with what it holds
+    await asyncio.sleep(rig.timing.feed_max_age_ms / 1000)
+    assert of(rig) == ["feed_stale", "asks_unanswered"]
     await agrees(rig)
     rig.control.feeding = True
     rig.control.silent = set()

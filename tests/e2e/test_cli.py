@@ -1,5 +1,6 @@
 """The command line as people and scripts use it."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from support.stack import Stack
+from support.stack import Stack, call
 
 from controlplane.cli.main import cli
 
@@ -123,3 +124,12 @@ def test_operators_rotate_and_alerts_are_listed(run: Run) -> None:
     assert run("operators", "revoke", "e2e-auditor", "--reason", "test over").exit_code == 0
     assert run("alerts", "list", RINGFENCE_TOKEN=second).exit_code == 1
     assert run("operators", "rotate", "e2e-auditor").exit_code == 1
+
+
+def test_each_worker_has_a_port_of_its_own(stack: Stack) -> None:
+    """One slot is spare: its port answers only during a rolling restart."""
+    found = []
+    for url in stack.urls["nodes"].split(","):
+        with contextlib.suppress(OSError):
+            found.append(call("GET", f"{url}/readyz", None, None)["node"])
+    assert sorted(found) == ["n1", "n2"]

@@ -7,10 +7,12 @@ from typing import Any
 import msgspec
 
 from controlplane.audit.roles import READER_VIEWS
-from controlplane.process_settings import AuditProcess, ControlProcess
+from controlplane.process_settings import AuditProcess, ClickHouseAccess, ControlProcess
 from dataplane.node_settings import NodeSettings
+from events.messaging.credentials import NatsCredentials
 from schemas.refusals import REFUSALS
 from schemas.settings import FxRates, PriceSettings, Timing, Upstream
+from schemas.tls import TlsClient, TlsServer
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -25,6 +27,19 @@ def test_every_setting_is_documented() -> None:
     for kind in (Upstream, FxRates, PriceSettings, Timing):
         for field in msgspec.structs.fields(kind):
             assert f"| `{field.name}` |" in text, f"{kind.__name__}.{field.name}"
+
+
+def test_every_setting_of_a_process_is_documented() -> None:
+    text = (DOCS / "CONFIG.md").read_text()
+    cells = re.findall(r"^\| (`[^|]*) \| ([^|]*) \|", text, re.MULTILINE)
+    processes = {name: where for names, where in cells for name in re.findall(r"`(\w+)`", names)}
+    for word, kind in (("control", ControlProcess), ("audit", AuditProcess), ("proxy", NodeSettings)):
+        for field in msgspec.structs.fields(kind):
+            where = processes[field.name]
+            assert word in where or where == "all", f"{kind.__name__}.{field.name}"
+    for kind in (NatsCredentials, ClickHouseAccess, TlsClient, TlsServer):
+        for field in msgspec.structs.fields(kind):
+            assert f"`{field.name}`" in text, f"{kind.__name__}.{field.name}"
 
 
 def test_the_audits_columns_are_documented() -> None:
