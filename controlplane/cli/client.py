@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,14 @@ TIMEOUT_S = 30.0
 """A revocation takes at most about a second; reports may take several."""
 
 CONNECT_S = 3.0
-"""Then another control plane is tried, if there is one."""
+LIVES_S = 2.0
+"""Then another control plane is tried, if there is one. A process that stands still takes connections and requests, and
+answers nothing: so of several, each is asked whether it lives before anything is sent to it.
+"""
+
+TAKEOVER_S = 15.0
+TAKEOVER_PAUSE_S = 0.5
+"""While no control plane leads, what may be repeated is. A takeover takes ten seconds at most."""
 
 EXIT_REFUSED = 1
 """The server answered, and said no."""
@@ -32,6 +40,8 @@ class CliError(click.ClickException):
         super().__init__(message)
         self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance too
 
+
+NOT_LEADING = "not_leading"
 
 REPEATABLE = frozenset({"GET", "PUT", "DELETE"})
 """Methods that may be sent again when nobody knows what became of the first time."""
@@ -64,20 +74,60 @@ class Client:
     async def _call(self, method: str, path: str, params: dict[str, str], body: dict[str, Any] | None) -> Any:
         headers = {"Authorization": f"Bearer {self._token}"}
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S, sock_connect=CONNECT_S)
-        failures = []
+        deadline = time.monotonic() + TAKEOVER_S
         async with aiohttp.ClientSession(headers=headers, timeout=timeout, connector=_connector()) as session:
-            for url in self._urls:
-                try:
-                    async with session.request(
-                        method, url + path, params=params, json=body, allow_redirects=False
-                    ) as answer:
-                        return _decode(answer.status, answer.content_type, await answer.text())
-                except (aiohttp.ClientError, TimeoutError) as error:
-                    failures.append(f"{url}: {type(error).__name__}")
-                    unsent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
-                    if not unsent and method not in REPEATABLE:
-                        break
+            while True:
+                status, kind, text = await self._ask(session, method, path, params, body)
+                again = status == 503 and method in REPEATABLE and _code(text) == NOT_LEADING
+                if not again or time.monotonic() > deadline:
+                    return _decode(status, kind, text)
+                await asyncio.sleep(TAKEOVER_PAUSE_S)
+
+    async def _ask(
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        path: str,
+        params: dict[str, str],
+        body: dict[str, Any] | None,
+    ) -> tuple[int, str, str]:
+        """Status, kind and text of the first answer. Raises CliError if there is none."""
+        failures = []
+        for url in self._urls:
+            if url != self._urls[-1] and (trouble := await _trouble(session, url)):
+                failures.append(f"{url}: {trouble}")
+                continue
+            try:
+                async with session.request(
+                    method, url + path, params=params, json=body, allow_redirects=False
+                ) as answer:
+                    return answer.status, answer.content_type, await answer.text()
+            except (aiohttp.ClientError, TimeoutError) as error:
+                failures.append(f"{url}: {type(error).__name__}")
+                unsent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+                if not unsent and method not in REPEATABLE:
+                    break
         raise CliError(f"no answer from {', '.join(failures)}. Is `ringfence up` running?", EXIT_UNREACHABLE)
+
+
+async def _trouble(session: aiohttp.ClientSession, url: str) -> str:
+    """Why a control plane is not asked; empty if it lives. The connection is not kept: on one that its server closes
+    meanwhile a request would be lost.
+    """
+    timeout = aiohttp.ClientTimeout(total=LIVES_S)
+    try:
+        async with session.get(f"{url}/healthz", timeout=timeout, headers={"Connection": "close"}):
+            return ""
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return type(error).__name__
+
+
+def _code(text: str) -> str:
+    """The code of an error answer; empty if it has none."""
+    try:
+        return str(json.loads(text)["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def _decode(status: int, kind: str, text: str) -> Any:

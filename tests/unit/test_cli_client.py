@@ -1,25 +1,37 @@
 """The command line's way to one of several control planes."""
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from socketserver import BaseRequestHandler, ThreadingTCPServer
+from typing import Any
 
 import pytest
 
+from controlplane.cli import client
 from controlplane.cli.client import EXIT_UNREACHABLE, Client, CliError, find_client
+
+LIVES = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 @contextmanager
-def server(answer: bytes) -> Iterator[tuple[str, list[str]]]:
-    """Answers every request so, and hangs up; b"" hangs up without a word. Yields its URL and what was asked."""
+def server(*answers: bytes, lives: bytes = LIVES) -> Iterator[tuple[str, list[str]]]:
+    """Answers requests so, one after another and the last one for ever; b"" hangs up without a word. `lives`: to
+    /healthz. Yields its URL and what was asked but for that.
+    """
     asked: list[str] = []
+    left = list(answers)
 
     class Handler(BaseRequestHandler):
         def handle(self) -> None:
-            asked.append(self.request.recv(65_536).split(b" ")[0].decode())
-            self.request.sendall(answer)
+            method, path, _ = self.request.recv(65_536).decode().split(" ", 2)
+            if path == "/healthz":
+                self.request.sendall(lives)
+                return
+            asked.append(method)
+            self.request.sendall(left.pop(0) if len(left) > 1 else left[0])
 
     with ThreadingTCPServer(("127.0.0.1", 0), Handler) as listening:
         thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
@@ -31,9 +43,16 @@ def server(answer: bytes) -> Iterator[tuple[str, list[str]]]:
             thread.join(10)
 
 
-def body(text: dict[str, str]) -> bytes:
+@contextmanager
+def standing_still() -> Iterator[str]:
+    """Takes connections, as the kernel does for a stopped process, and answers nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def body(text: dict[str, Any], status: str = "200 OK") -> bytes:
     payload = json.dumps(text).encode()
-    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
     return head.encode() + payload
 
 
@@ -53,15 +72,50 @@ def test_a_request_that_may_have_been_carried_out_is_repeated_only_if_that_chang
     method: str, repeated: bool
 ) -> None:
     with server(b"") as (broken, first), server(body({"at": "second"})) as (url, asked):
-        client = Client(f"{broken},{url}", "rfo_x")
+        asking = Client(f"{broken},{url}", "rfo_x")
         if repeated:
-            assert client.call(method, "/v1/keys/vk_1") == {"at": "second"}
+            assert asking.call(method, "/v1/keys/vk_1") == {"at": "second"}
         else:
             with pytest.raises(CliError, match="ServerDisconnectedError") as caught:
-                client.call(method, "/v1/keys/vk_1")
+                asking.call(method, "/v1/keys/vk_1")
             assert caught.value.exit_code == EXIT_UNREACHABLE
-        assert method in first
+        assert set(first) == {method}
         assert bool(asked) is repeated
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_one_that_stands_still_is_sent_nothing(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "LIVES_S", 0.2)
+    with standing_still() as still, server(body({"at": "second"})) as (url, asked):
+        assert Client(f"{still},{url}", "rfo_x").call(method, "/v1/keys") == {"at": "second"}
+        assert asked == [method]
+
+
+NOBODY_LEADS = body({"error": {"code": "not_leading", "message": "no leader"}}, "503 Service Unavailable")
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_a_takeover_is_waited_for(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "TAKEOVER_PAUSE_S", 0.01)
+    with server(NOBODY_LEADS, NOBODY_LEADS, body({"at": "first"})) as (url, asked), server(b"") as (other, _):
+        assert Client(f"{url},{other}", "rfo_x").call(method, "/v1/keys/vk_1") == {"at": "first"}
+        assert asked == [method] * 3
+
+
+def test_nobody_waits_for_a_leader_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "TAKEOVER_PAUSE_S", 0.01)
+    monkeypatch.setattr(client, "TAKEOVER_S", 0.05)
+    with server(NOBODY_LEADS) as (url, asked):
+        with pytest.raises(CliError, match="not_leading"):
+            Client(url, "rfo_x").call("GET", "/v1/keys")
+        assert len(asked) > 1
+
+
+def test_what_may_have_been_recorded_is_not_sent_twice() -> None:
+    with server(NOBODY_LEADS) as (url, asked):
+        with pytest.raises(CliError, match="not_leading"):
+            Client(url, "rfo_x").call("POST", "/v1/keys")
+        assert asked == ["POST"]
 
 
 def test_an_answer_is_an_answer_whatever_it_says() -> None:
