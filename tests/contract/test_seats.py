@@ -14,7 +14,8 @@ from events import subjects
 from events.codec import decode_batch
 from events.log.faults import PublishFate
 from events.state.replica import Replica
-from events.types import LeaderStarted
+from events.types import LeaderStarted, NodeJoined
+from schemas.rpc import JoinAnswer, JoinAsk
 
 TAKEOVER_S = 3.0
 """After a kill -9."""
@@ -124,6 +125,37 @@ async def test_paused_and_woken(rig: Rig) -> None:
     assert leader.seat.replica.dump() == other.seat.replica.dump() == folded(rig)
     await asyncio.sleep(60)
     assert fences(rig) == epoch
+    await end_all(leader, other)
+
+
+@scenario
+async def test_a_leader_that_wakes_neither_writes_nor_grants_nor_feeds(rig: Rig) -> None:
+    """All that was asked of it meanwhile reaches it when it wakes, before it knows of its successor."""
+    leader, other = await chairs(rig, 2)
+    old = leader.seat.leader
+    assert old is not None
+    node = await rig.node("n1")
+    await leader.seat.execute(issue(cap=1_000), BY)
+    await node.ask("r0", {day(): 10})
+    await rig.watch_feed()
+    leader.process.pause()
+    piled_up = [asyncio.create_task(node.ask(f"r{number}", {day(): 50})) for number in range(1, 4)]
+    joining = asyncio.create_task(node.call("join", JoinAsk("a nonce", 1, "test"), JoinAnswer, timeout_s=30.0))
+    assert await until(lambda: other.leads) < PAUSED_S
+    await other.process.run(other.seat.execute(revoke(), BY))
+    epoch, joins = other.seat.replica.fence_seq, len(rig.events(rig.control, NodeJoined))
+    leases = other.seat.replica.budget.leases.leased(day())
+    told = len(rig.feed)
+    leader.process.resume()
+    await until(lambda: leader.stands_by)
+    await asyncio.gather(*piled_up, joining, return_exceptions=True)
+    stored = rig.control.between(epoch, rig.control.state().last_sequence)
+    assert {decode_batch(message.payload).actor for message in stored} == {other.seat.replica.leader}
+    assert len(rig.events(rig.control, NodeJoined)) == joins
+    assert other.seat.replica.budget.leases.leased(day()) == leases
+    assert all(delta.epoch == epoch or not delta.records for delta in rig.feed[told:])
+    assert other.seat.state.keys["vk_1"].state == "revoked"
+    await node.stop()
     await end_all(leader, other)
 
 
