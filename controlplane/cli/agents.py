@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import click
 
-from controlplane.cli.context import CONTEXT_SETTINGS, Context, given, json_option
+from controlplane.cli.context import CONTEXT_SETTINGS, NAME, Context, given, json_option, limit_option, note_more
 from controlplane.cli.output import print_fields, print_json, print_rows
 
 AGENT_COLUMNS = ("name", "state", "owner", "purpose", "cost_center")
@@ -18,19 +18,21 @@ def agents() -> None:
 
 
 @agents.command("list")
+@limit_option
 @json_option
 @click.pass_obj
-def list_agents(obj: Context, /, *, as_json: bool) -> None:
-    """List agents."""
-    answer = obj.client().call("GET", "/v1/agents")
+def list_agents(obj: Context, /, *, limit: int, as_json: bool) -> None:
+    """List agents, newest first."""
+    answer = obj.client().call("GET", "/v1/agents", params={"limit": str(limit)})
     if as_json:
         print_json(answer)
     else:
         print_rows(answer["data"], AGENT_COLUMNS, empty="No agents.")
+        note_more(answer)
 
 
 @agents.command()
-@click.argument("name")
+@click.argument("name", type=NAME)
 @json_option
 @click.pass_obj
 def show(obj: Context, /, name: str, *, as_json: bool) -> None:
@@ -44,7 +46,7 @@ def show(obj: Context, /, name: str, *, as_json: bool) -> None:
 
 def _on_agent(action: str, done: str) -> click.Command:
     @click.command(action, help=f"{action.capitalize()} an agent and with it all its keys.")
-    @click.argument("name")
+    @click.argument("name", type=NAME)
     @click.pass_obj
     def run(obj: Context, name: str) -> None:
         obj.client().call("POST", f"/v1/agents/{quote(name, safe='')}/{action}")
@@ -64,7 +66,7 @@ def budgets() -> None:
 
 @budgets.command("set")
 @click.argument("kind", type=click.Choice(["agent", "team", "org"]))
-@click.argument("name")
+@click.argument("name", type=NAME)
 @click.option("--hourly-cap", "hourly_usd_cap", metavar="USD")
 @click.option("--daily-cap", "daily_usd_cap", metavar="USD")
 @click.option("--monthly-cap", "monthly_usd_cap", metavar="USD")
@@ -86,11 +88,12 @@ def set_budget(obj: Context, /, kind: str, name: str, *, as_json: bool, **caps: 
 
 
 @budgets.command("list")
+@limit_option
 @json_option
 @click.pass_obj
-def list_budgets(obj: Context, /, *, as_json: bool) -> None:
+def list_budgets(obj: Context, /, *, limit: int, as_json: bool) -> None:
     """List budgets with what is spent, held and left in each window."""
-    answer = obj.client().call("GET", "/v1/budgets")
+    answer = obj.client().call("GET", "/v1/budgets", params={"limit": str(limit)})
     if as_json:
         print_json(answer)
         return
@@ -101,3 +104,4 @@ def list_budgets(obj: Context, /, *, as_json: bool) -> None:
         if figures.get("cap") is not None
     ]
     print_rows(rows, BUDGET_COLUMNS, empty="No budgets.")
+    note_more(answer)

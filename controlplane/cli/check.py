@@ -24,7 +24,7 @@ def read_settings(path: Path) -> Settings:
         raise CliError(str(error), EXIT_REFUSED) from None
 
 
-@click.command(context_settings=CONTEXT_SETTINGS)
+@click.command(context_settings=CONTEXT_SETTINGS, short_help="Check a configuration file.")
 @click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
 @json_option
 def check(config: Path, *, as_json: bool) -> None:

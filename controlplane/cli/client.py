@@ -4,12 +4,14 @@ import asyncio
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import click
 
+from controlplane.cli.words import TOKEN, explain, failure, no_control_plane
 from events.tls import TlsUnusable, client_tls
 from schemas.tls import TlsClient
 
@@ -29,8 +31,10 @@ TAKEOVER_PAUSE_S = 0.5
 
 EXIT_REFUSED = 1
 """The server answered, and said no."""
+EXIT_WRONG = 2
+"""The command was wrong, as click says it."""
 EXIT_UNREACHABLE = 3
-"""No server, or no token to speak to it. (2 is click's: the command was wrong.)"""
+"""No server, or no token to speak to it."""
 
 
 class CliError(click.ClickException):
@@ -47,13 +51,32 @@ REPEATABLE = frozenset({"GET", "PUT", "DELETE"})
 """Methods that may be sent again when nobody knows what became of the first time."""
 
 
+class Answered(NamedTuple):
+    """An answer as it came, and whose."""
+
+    url: str
+    status: int
+    kind: str
+    headers: Mapping[str, str]
+    text: str
+
+
 class Client:
     """One gateway and one operator token. `urls`: of its control planes, separated by commas; the first that can be
     reached is asked.
     """
 
     def __init__(self, urls: str, token: str) -> None:
+        """Raises CliError for what is no URL, or cannot be a token."""
         self._urls = [url.strip().rstrip("/") for url in urls.split(",") if url.strip()]
+        for url in self._urls or [urls]:
+            if not url.startswith(("http://", "https://")):
+                raise CliError(f"{url!r} is no URL: write it as http://host:port or https://host:port", EXIT_WRONG)
+        if not TOKEN.fullmatch(token):
+            raise CliError(
+                "the operator token is empty or holds characters that no token has; was it copied whole?",
+                EXIT_UNREACHABLE,
+            )
         self._token = token
 
     def __repr__(self) -> str:
@@ -77,10 +100,10 @@ class Client:
         deadline = time.monotonic() + TAKEOVER_S
         async with aiohttp.ClientSession(headers=headers, timeout=timeout, connector=_connector()) as session:
             while True:
-                status, kind, text = await self._ask(session, method, path, params, body)
-                again = status == 503 and method in REPEATABLE and _code(text) == NOT_LEADING
+                answer = await self._ask(session, method, path, params, body)
+                again = answer.status == 503 and method in REPEATABLE and _code(answer.text) == NOT_LEADING
                 if not again or time.monotonic() > deadline:
-                    return _decode(status, kind, text)
+                    return _decode(answer)
                 await asyncio.sleep(TAKEOVER_PAUSE_S)
 
     async def _ask(
@@ -90,9 +113,9 @@ class Client:
         path: str,
         params: dict[str, str],
         body: dict[str, Any] | None,
-    ) -> tuple[int, str, str]:
-        """Status, kind and text of the first answer. Raises CliError if there is none."""
-        failures = []
+    ) -> Answered:
+        """The first answer. Raises CliError if there is none."""
+        failures, doubt = [], ""
         for url in self._urls:
             if url != self._urls[-1] and (trouble := await _trouble(session, url)):
                 failures.append(f"{url}: {trouble}")
@@ -101,13 +124,14 @@ class Client:
                 async with session.request(
                     method, url + path, params=params, json=body, allow_redirects=False
                 ) as answer:
-                    return answer.status, answer.content_type, await answer.text()
-            except (aiohttp.ClientError, TimeoutError) as error:
-                failures.append(f"{url}: {type(error).__name__}")
+                    return Answered(url, answer.status, answer.content_type, answer.headers, await answer.text())
+            except (aiohttp.ClientError, TimeoutError, UnicodeDecodeError) as error:
+                failures.append(f"{url}: {failure(error)}")
                 unsent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
                 if not unsent and method not in REPEATABLE:
+                    doubt = " Whether it was carried out is not known: look before you repeat it."
                     break
-        raise CliError(f"no answer from {', '.join(failures)}. Is `ringfence up` running?", EXIT_UNREACHABLE)
+        raise CliError(f"no answer. {'; '.join(failures)}.{doubt or ' Is the gateway running?'}", EXIT_UNREACHABLE)
 
 
 async def _trouble(session: aiohttp.ClientSession, url: str) -> str:
@@ -119,7 +143,7 @@ async def _trouble(session: aiohttp.ClientSession, url: str) -> str:
         async with session.get(f"{url}/healthz", timeout=timeout, headers={"Connection": "close"}):
             return ""
     except (aiohttp.ClientError, TimeoutError) as error:
-        return type(error).__name__
+        return failure(error)
 
 
 def _code(text: str) -> str:
@@ -130,10 +154,17 @@ def _code(text: str) -> str:
         return ""
 
 
-def _decode(status: int, kind: str, text: str) -> Any:
-    if status >= 400:
-        raise CliError(_explain(status, text), EXIT_REFUSED)
-    return json.loads(text) if kind == "application/json" else text or None
+def _decode(answer: Answered) -> Any:
+    if answer.status >= 400:
+        raise CliError(explain(answer.url, answer.status, answer.headers, answer.text), EXIT_REFUSED)
+    if answer.kind == "text/csv" or not answer.text:
+        return answer.text or None
+    try:
+        if answer.kind == "application/json" and answer.status < 300:
+            return json.loads(answer.text)
+    except ValueError:
+        pass
+    raise CliError(no_control_plane(answer.url, answer.status), EXIT_REFUSED)
 
 
 def _connector() -> aiohttp.TCPConnector:
@@ -151,15 +182,9 @@ def _connector() -> aiohttp.TCPConnector:
     return aiohttp.TCPConnector(ssl=context)
 
 
-def _explain(status: int, text: str) -> str:
-    """The server's own words, with its remedy."""
-    try:
-        error = json.loads(text)["error"]
-        message = f"{error['message']} ({error['code']})"
-        remedy = error.get("remedy") or ""
-    except (ValueError, KeyError, TypeError):
-        return f"the server answered {status}"
-    return f"{message} {remedy}".strip()
+def data_directory(given: str | None) -> Path:
+    """`--data-dir`, else the environment, else the default."""
+    return Path(given or os.environ.get("RINGFENCE_DATA_DIR") or DEFAULT_DATA_DIR)
 
 
 def find_client(url: str | None, token: str | None, data_dir: str | None) -> Client:
@@ -168,7 +193,7 @@ def find_client(url: str | None, token: str | None, data_dir: str | None) -> Cli
     """
     url = url or os.environ.get("RINGFENCE_URL")
     token = token or os.environ.get("RINGFENCE_TOKEN")
-    directory = Path(data_dir or os.environ.get("RINGFENCE_DATA_DIR") or DEFAULT_DATA_DIR)
+    directory = data_directory(data_dir)
     if not url:
         url = _endpoint(directory)
     if not token:
@@ -183,7 +208,9 @@ def _endpoint(directory: Path) -> str:
         return str(endpoints.get("controls") or endpoints["control"])
     except (OSError, ValueError, KeyError):
         raise CliError(
-            f"no server found: {path} is not there. Start one with `ringfence up`, or give --url.", EXIT_UNREACHABLE
+            f"no gateway found: {path} is not there. Start one with `ringfence up`; or say where it is, with --url or "
+            "--data-dir.",
+            EXIT_UNREACHABLE,
         ) from None
 
 

@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import click
 
-from controlplane.cli.context import CONTEXT_SETTINGS, Context, given, json_option
+from controlplane.cli.context import CONTEXT_SETTINGS, NAME, Context, given, json_option, limit_option, note_more
 from controlplane.cli.output import print_fields, print_json, print_rows
 
 LIST_COLUMNS = ("id", "label", "agent", "state", "upstreams", "spent_today", "expires_at")
@@ -22,14 +22,14 @@ def keys() -> None:
 @click.option("--vendor", "upstreams", multiple=True, help="An upstream it may reach (repeatable; default: all).")
 @click.option("--endpoint", "allowed_endpoints", multiple=True, help='Such as "POST /v1/payment_intents" (repeatable).')
 @click.option("--model", "models", multiple=True, help="A model it may use (repeatable; default: all).")
-@click.option("--per-request-cap", "per_request_usd_cap", metavar="USD")
-@click.option("--hourly-cap", "hourly_usd_cap", metavar="USD")
+@click.option("--per-request-cap", "per_request_usd_cap", metavar="USD", help="The most that one request may cost.")
+@click.option("--hourly-cap", "hourly_usd_cap", metavar="USD", help="An hour, a day or a month turns in UTC.")
 @click.option("--daily-cap", "daily_usd_cap", metavar="USD")
 @click.option("--monthly-cap", "monthly_usd_cap", metavar="USD")
-@click.option("--total-cap", "total_usd_cap", metavar="USD")
+@click.option("--total-cap", "total_usd_cap", metavar="USD", help="As long as the key lives.")
 @click.option("--uncapped", is_flag=True, help="No cap in dollars: say so, or give one.")
-@click.option("--rpm", "rate_limit_rpm", type=int, help="Requests a minute.")
-@click.option("--max-uses", type=int)
+@click.option("--rpm", "rate_limit_rpm", type=click.IntRange(1), help="Requests a minute.")
+@click.option("--max-uses", type=click.IntRange(1), help="Requests in all; then the key is spent.")
 @click.option("--run", "run_id", help="The run it belongs to, for reports.")
 @click.option("--expires-in", help='Such as "1h" or "30d". [default: the server\'s]')
 @json_option
@@ -54,15 +54,19 @@ def issue(obj: Context, /, *, as_json: bool, run_id: str | None, **options: Any)
 
 
 @keys.command("list")
-@click.option("--agent")
+@click.option("--agent", help="Held by this agent.")
 @click.option("--state", type=click.Choice(["active", "suspended", "revoked", "expired"]))
-@click.option("--label")
-@click.option("--run")
-@click.option("--limit", type=int, default=50, show_default=True)
+@click.option("--label", help="With this label.")
+@click.option("--run", help="Of this run.")
+@limit_option
 @json_option
 @click.pass_obj
 def list_keys(obj: Context, /, *, as_json: bool, **filters: Any) -> None:
-    """List keys, newest first."""
+    """List keys, newest first.
+
+    \b
+    ringfence keys list --agent billing-bot --state active
+    """
     params = {name: str(value) for name, value in given(**filters).items()}
     answer = obj.client().call("GET", "/v1/keys", params=params)
     if as_json:
@@ -70,6 +74,7 @@ def list_keys(obj: Context, /, *, as_json: bool, **filters: Any) -> None:
         return
     rows = [{**row, "spent_today": _spent_today(row)} for row in answer["data"]]
     print_rows(rows, LIST_COLUMNS, empty="No keys.")
+    note_more(answer)
 
 
 def _spent_today(row: dict[str, Any]) -> Any:
@@ -77,7 +82,7 @@ def _spent_today(row: dict[str, Any]) -> Any:
 
 
 @keys.command()
-@click.argument("key")
+@click.argument("key", type=NAME)
 @json_option
 @click.pass_obj
 def show(obj: Context, /, key: str, *, as_json: bool) -> None:
@@ -95,7 +100,7 @@ def show(obj: Context, /, key: str, *, as_json: bool) -> None:
 
 def _on_key(action: str, done: str) -> click.Command:
     @click.command(action, help=f"{action.capitalize()} a key.")
-    @click.argument("key")
+    @click.argument("key", type=NAME)
     @click.pass_obj
     def run(obj: Context, key: str) -> None:
         obj.client().call("POST", f"/v1/keys/{quote(key, safe='')}/{action}")
@@ -109,7 +114,7 @@ keys.add_command(_on_key("resume", "works again"))
 
 
 @keys.command()
-@click.argument("key", required=False)
+@click.argument("key", type=NAME, required=False)
 @click.option("--agent", help="Every key of this agent.")
 @click.option("--team", help="Every key of this team's agents.")
 @click.option("--run", help="Every key of this run.")

@@ -10,7 +10,11 @@ from controlplane.version import VERSION
 @click.group(context_settings=CONTEXT_SETTINGS)
 @click.option("--url", help="Control plane, or several separated by commas (or RINGFENCE_URL).")
 @click.option("--token", help="Operator token (better: RINGFENCE_TOKEN, which no process list shows).")
-@click.option("--data-dir", type=click.Path(), help="Data directory of a local `ringfence up`. [default: .ringfence]")
+@click.option(
+    "--data-dir", type=click.Path(),
+    help="Data directory of a local `ringfence up` (or RINGFENCE_DATA_DIR). [default: .ringfence]",
+)  # fmt: skip
+@click.version_option(VERSION, message="ringfence %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, url: str | None, token: str | None, data_dir: str | None) -> None:
     """Ringfence, the governance gateway for AI agents.

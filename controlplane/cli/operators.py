@@ -6,22 +6,30 @@ from urllib.parse import quote
 import click
 
 from controlplane.cli.client import EXIT_REFUSED, Client, CliError
-from controlplane.cli.context import CONTEXT_SETTINGS, Context, given, json_option
+from controlplane.cli.context import (
+    CONTEXT_SETTINGS,
+    MAX_LIMIT,
+    NAME,
+    Context,
+    given,
+    json_option,
+    limit_option,
+    note_more,
+)
 from controlplane.cli.output import print_fields, print_json, print_rows
 
 OPERATOR_COLUMNS = ("id", "name", "role", "state", "issued_at", "expires_at", "rotated_at", "old_token_ends_at")
 ALERT_COLUMNS = ("raised_at", "severity", "kind", "subject", "state", "message", "cleared_at")
 ROLES = ("admin", "issuer", "auditor", "viewer")
-MAX_LIMIT = 1_000
 
 
 @click.group(context_settings=CONTEXT_SETTINGS)
 def operators() -> None:
-    """Operators: people and scripts that administer this gateway, each by a token."""
+    """Operators: who administers this gateway."""
 
 
 @operators.command()
-@click.argument("name")
+@click.argument("name", type=NAME)
 @click.option("--role", type=click.Choice(ROLES), required=True)
 @click.option("--expires-in", help='Such as "90d". [default: never]')
 @json_option
@@ -48,7 +56,7 @@ def list_operators(obj: Context, /, *, as_json: bool) -> None:
 
 
 @operators.command()
-@click.argument("operator")
+@click.argument("operator", type=NAME)
 @click.option("--overlap", help='How long the old token goes on working. [default: "24h"]')
 @click.option("--expires-in", help="Of the new token. [default: as long as the old one was to last]")
 @json_option
@@ -68,7 +76,7 @@ def rotate(obj: Context, /, operator: str, *, as_json: bool, **options: Any) -> 
 
 
 @operators.command()
-@click.argument("operator")
+@click.argument("operator", type=NAME)
 @click.option("--reason", help="Kept with the change in the audit.")
 @click.pass_obj
 def revoke(obj: Context, operator: str, reason: str | None) -> None:
@@ -102,9 +110,17 @@ def _show_token(answer: dict[str, Any], *, as_json: bool) -> None:
     print("\nThe token is not shown again. Keep it where RINGFENCE_TOKEN is read from.")
 
 
-@click.group(context_settings=CONTEXT_SETTINGS)
-def alerts() -> None:
-    """Alerts: what an operator should look at."""
+@click.group(context_settings=CONTEXT_SETTINGS, invoke_without_command=True)
+@click.pass_context
+def alerts(ctx: click.Context) -> None:
+    """Alerts: what an operator should look at. Without a command: those that are open.
+
+    \b
+    ringfence alerts
+    ringfence alerts list --from 24h
+    """
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_alerts, state="open", limit=MAX_LIMIT, kind=None, from_=None, to=None, as_json=False)
 
 
 @alerts.command("list")
@@ -112,7 +128,7 @@ def alerts() -> None:
 @click.option("--kind", help='Such as "cap_reached"; docs/OPERATIONS.md lists them.')
 @click.option("--from", "from_", help='Raised since: RFC 3339 or relative, such as "24h".')
 @click.option("--to", help="Raised before.")
-@click.option("--limit", type=int, default=50, show_default=True)
+@limit_option
 @json_option
 @click.pass_obj
 def list_alerts(obj: Context, /, *, from_: str | None, as_json: bool, **filters: Any) -> None:
@@ -129,3 +145,4 @@ def list_alerts(obj: Context, /, *, from_: str | None, as_json: bool, **filters:
         print_json(answer)
     else:
         print_rows(answer["data"], ALERT_COLUMNS, empty="No alerts.")
+        note_more(answer)

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import click
 
-from controlplane.cli.context import CONTEXT_SETTINGS, Context, given, json_option
+from controlplane.cli.context import CONTEXT_SETTINGS, NAME, Context, given, json_option, limit_option, note_more
 from controlplane.cli.output import print_fields, print_json, print_rows
 
 GROUPS = ("agent", "team", "purpose", "cost_center", "key", "run", "user", "feature", "upstream", "model", "day")
@@ -84,18 +84,22 @@ def requests() -> None:
 @requests.command("list")
 @click.option("--agent")
 @click.option("--team")
-@click.option("--key")
+@click.option("--key", help="A key's id.")
 @click.option("--run")
 @click.option("--upstream")
 @click.option("--outcome", type=click.Choice(["open", "settled", "released", "unknown", "refused"]))
-@click.option("--refusal")
-@click.option("--from", "from_")
-@click.option("--to")
-@click.option("--limit", type=int, default=50, show_default=True)
+@click.option("--refusal", help='A refusal\'s code, such as "cap_exhausted"; docs/REFUSALS.md lists them.')
+@click.option("--from", "from_", help='RFC 3339 or relative, such as "24h". Inclusive.')
+@click.option("--to", help="Exclusive.")
+@limit_option
 @json_option
 @click.pass_obj
 def list_requests(obj: Context, /, *, from_: str | None, as_json: bool, **filters: Any) -> None:
-    """List requests, newest first."""
+    """List requests, newest first.
+
+    \b
+    ringfence requests list --agent billing-bot --outcome refused --from 1h
+    """
     params = {key: str(value) for key, value in given(**filters).items()}
     if from_:
         params["from"] = from_
@@ -104,10 +108,11 @@ def list_requests(obj: Context, /, *, from_: str | None, as_json: bool, **filter
         print_json(answer)
     else:
         print_rows(answer["data"], REQUEST_COLUMNS, empty="No requests.")
+        note_more(answer)
 
 
 @requests.command("show")
-@click.argument("request_id")
+@click.argument("request_id", type=NAME)
 @json_option
 @click.pass_obj
 def show_request(obj: Context, request_id: str, *, as_json: bool) -> None:
@@ -120,12 +125,14 @@ def show_request(obj: Context, request_id: str, *, as_json: bool) -> None:
 
 
 @click.command(context_settings=CONTEXT_SETTINGS)
+@limit_option
 @json_option
 @click.pass_obj
-def nodes(obj: Context, /, *, as_json: bool) -> None:
+def nodes(obj: Context, /, *, limit: int, as_json: bool) -> None:
     """List proxy nodes: who is up, and what each has applied."""
-    answer = obj.client().call("GET", "/v1/nodes")
+    answer = obj.client().call("GET", "/v1/nodes", params={"limit": str(limit)})
     if as_json:
         print_json(answer)
     else:
         print_rows(answer["data"], NODE_COLUMNS, empty="No nodes.")
+        note_more(answer)

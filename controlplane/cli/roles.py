@@ -34,15 +34,23 @@ def proxy(settings: Path, listen_fd: int | None) -> None:
     _become("dataplane", "proxy", "--settings", str(settings), *handed)
 
 
-@click.command(context_settings=CONTEXT_SETTINGS)
+@click.command(context_settings=CONTEXT_SETTINGS, short_help="Run a control plane.")
 @SETTINGS
 def control(settings: Path) -> None:
-    """Run the control plane."""
+    """Run a control plane. Of several one leads, the others stand by.
+
+    \b
+    ringfence control --settings /etc/ringfence/control.json
+    """
     _become("controlplane", "control", "--settings", str(settings))
 
 
-@click.command(context_settings=CONTEXT_SETTINGS)
+@click.command(context_settings=CONTEXT_SETTINGS, short_help="Run the audit writer.")
 @SETTINGS
 def audit(settings: Path) -> None:
-    """Run the audit writer (with an embedded ClickHouse, if the settings say so)."""
+    """Run the audit writer (with an embedded ClickHouse, if the settings say so).
+
+    \b
+    ringfence audit --settings /etc/ringfence/audit.json
+    """
     _become("controlplane", "audit", "--settings", str(settings))

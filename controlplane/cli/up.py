@@ -8,7 +8,7 @@ import click
 
 from controlplane.cli.check import read_settings
 from controlplane.cli.client import DEFAULT_DATA_DIR, EXIT_REFUSED, CliError
-from controlplane.cli.context import CONTEXT_SETTINGS
+from controlplane.cli.context import CONTEXT_SETTINGS, Context
 from controlplane.up.child import ChildFailed
 from controlplane.up.datadir import DataDirError
 from controlplane.up.machine import UpError, UpOptions
@@ -19,7 +19,10 @@ DEFAULT_CONFIG = Path("ringfence.yaml")
 
 
 @click.command(context_settings=CONTEXT_SETTINGS)
-@click.option("--data-dir", type=click.Path(path_type=Path), default=DEFAULT_DATA_DIR, show_default=True)
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path),
+    help=f"Everything that is kept, secrets among it. [default: {DEFAULT_DATA_DIR}, or RINGFENCE_DATA_DIR]",
+)  # fmt: skip
 @click.option(
     "--config", type=click.Path(dir_okay=False, path_type=Path), help="[default: ringfence.yaml if it is there]"
 )
@@ -40,9 +43,12 @@ DEFAULT_CONFIG = Path("ringfence.yaml")
     help="3: a cluster, on --nats-port and the next two.",
 )  # fmt: skip
 @click.option("--demo", is_flag=True, help="Simulated Stripe and OpenAI in place of the real ones.")
+@click.pass_obj
 def up(
+    obj: Context,
+    /,
     *,
-    data_dir: Path,
+    data_dir: Path | None,
     config: Path | None,
     host: str,
     proxy_port: int,
@@ -73,7 +79,7 @@ def up(
             EXIT_REFUSED,
         )
     options = UpOptions(
-        data_dir=data_dir,
+        data_dir=data_dir or obj.directory,
         settings=settings,
         config=config,
         host=host,

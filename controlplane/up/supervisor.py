@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import shutil
 import signal
+import sys
 from collections.abc import Callable
 
 from controlplane.up.child import ChildFailed
@@ -91,6 +93,7 @@ def announce(say: Say, options: UpOptions, data_dir: DataDir, endpoints: dict[st
     """URLs, where the operator's token lies, and a first command to paste."""
     vendor = next(iter(("stripe",) if options.demo else options.settings.upstreams), "stripe")
     flag = "" if str(options.data_dir) == ".ringfence" else f" --data-dir {options.data_dir}"
+    command = "ringfence" if shutil.which("ringfence") else sys.argv[0]
     say("")
     say("Ringfence is ready.")
     say(f"  proxy        {endpoints['proxy']}/{vendor}   (the SDK's base URL)")
@@ -99,5 +102,5 @@ def announce(say: Say, options: UpOptions, data_dir: DataDir, endpoints: dict[st
     say(f"  operator     {data_dir.root / 'operator-token'}   (mode 0600)")
     say("")
     say("Issue a first key in another terminal:")
-    say(f"  ringfence{flag} keys issue --agent billing-bot --vendor {vendor} --total-cap 10")
+    say(f"  {command}{flag} keys issue --agent billing-bot --vendor {vendor} --total-cap 10")
     say("")
