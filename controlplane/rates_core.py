@@ -37,6 +37,11 @@ CONTENDED_NS = 2 * NANOS
 DEMAND_NS = 1 * NANOS
 """Demand is an exponential mean over such a time: short enough to follow it, long enough not to swing."""
 
+AHEAD_S = 6.0
+"""Far from a limit a node's share holds so much of its demand beyond what it has used. Reports come every second, so a
+leader may be away for five, as in a takeover, and nobody is refused for lack of a share.
+"""
+
 MAX_BUCKETS = 500_000
 """Limits in use within a minute, in the whole cluster: some 200 MB."""
 
@@ -236,9 +241,11 @@ class RatesCore:
             self._contended[bucket] = now_ns + CONTENDED_NS
         target = self._target(holding, division, now_ns)
         lacks = max(0, use.used + use.short - use.held) if use.short else 0
+        ahead = division.free // (2 * len(living)) if len(living) > 1 else division.free
         grant = 0
+        if not contended and use.used + holding.demand_at(now_ns) * AHEAD_S / 60 > use.held:
+            grant = ahead
         if lacks:
-            ahead = division.free // (2 * len(living)) if len(living) > 1 else division.free
             grant = min(division.free, max(lacks, ahead))
             if contended:
                 grant = min(grant, max(0, target - use.held))

@@ -330,6 +330,24 @@ def test_a_node_that_nobody_answers_keeps_its_share_and_then_an_even_part() -> N
     scene(test, 5, {"k": 100}, 2)
 
 
+@pytest.mark.parametrize("away_s", [3.0, 11.0, 24.0, 40.0, 55.0])
+def test_while_nobody_leads_a_limit_that_is_half_used_refuses_nobody(away_s: float) -> None:
+    """Shares are granted ahead of need: what is used grows all through a limit's first minute."""
+
+    async def test(cluster: Cluster) -> None:
+        loop = asyncio.get_running_loop()
+        spread = {"n1": 6.0, "n2": 3.0, "n3": 1.0}
+        offering = loop.create_task(offer(cluster, "k", 50.0, away_s + 15, lambda _: spread))
+        await asyncio.sleep(away_s)
+        cluster.core = None
+        await asyncio.sleep(5)
+        cluster.lead()
+        await offering
+        assert [node.refused for node in cluster.nodes.values()] == [0, 0, 0]
+
+    scene(test, 7, {"k": 6_000}, 3)
+
+
 def test_idle_limits_cost_no_messages() -> None:
     async def test(cluster: Cluster) -> None:
         assert await cluster.nodes["n1"].request("k")
