@@ -66,6 +66,12 @@ async def client_keeps_up(request: BaseRequest) -> bool:
     return True
 
 
+def lags(request: BaseRequest) -> bool:
+    """Whether the client has so much left unread that whoever writes should wait for it (`client_keeps_up`)."""
+    transport = request.transport
+    return transport is not None and transport.get_write_buffer_size() > UNREAD_BYTES
+
+
 class Answer(StreamResponse):
     """Writes `data` (a whole message, or the rest of one, or nothing) and is done."""
 
@@ -84,17 +90,16 @@ class Answer(StreamResponse):
 
     async def write_eof(self, data: bytes = b"") -> None:  # noqa: ARG002 - the server passes none
         """Write. Raises ConnectionError if the client has gone."""
-        if not self._eof_sent:
-            self._eof_sent = True
-            request = self._request
-            if not self._data or request is None:
-                return
-            if not write(request, self._data):
-                raise ConnectionResetError
-            transport = request.transport
-            lags = transport is not None and transport.get_write_buffer_size() > UNREAD_BYTES
-            if lags and not await client_keeps_up(request):
-                raise ConnectionResetError
+        request = self._request
+        if request is not None and not (self.send(request) and await client_keeps_up(request)):
+            raise ConnectionResetError
+
+    def send(self, request: BaseRequest) -> bool:
+        """Write at once, unless that was done before. False: the client has gone."""
+        if self._eof_sent:
+            return True
+        self._eof_sent = True
+        return not self._data or write(request, self._data)
 
 
 def head(status: int, headers: Sequence[Header], framing: bytes, request: BaseRequest, *, keep_alive: bool) -> bytes:

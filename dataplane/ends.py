@@ -122,12 +122,7 @@ def _with_request(actual: Amounts, bound: Amounts) -> Amounts:
 
 def _used(needs: dict[str, int], outcome: Outcome, actual: Amounts) -> dict[str, int]:
     """What each line's lease loses: the reported amount, an object's whole exposure where it has one."""
-    exposure = outcome.object
-    used = {}
-    for line in needs:
-        meter = meter_of(line)
-        if exposure is not None and exposure.meter == meter:
-            used[line] = exposure.exposure_nanos
-        else:
-            used[line] = actual.of(meter)
-    return used
+    amounts = {"usd": actual.usd, "refund": actual.refund, "requests": actual.requests, "tokens": actual.tokens}
+    if (exposure := outcome.object) is not None:
+        amounts[exposure.meter] = exposure.exposure_nanos
+    return {line: amounts[meter_of(line)] for line in needs}

@@ -27,6 +27,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_transport",
         "began_ns",
         "body",
         "bound",
@@ -46,6 +47,7 @@ class Exchange:
         self.request_id = request_id
         self.began_ns = began_ns
         self.client = request.remote or ""
+        self._transport = request.transport
         self.path = ""
         self.destination: Destination | None = None
         self.key: KeyPolicy | None = None
@@ -65,7 +67,7 @@ class Exchange:
     @property
     def deserted(self) -> bool:
         """Whether the client has closed its connection."""
-        transport = self.request.transport
+        transport = self._transport
         return transport is None or transport.is_closing()
 
 

@@ -15,16 +15,16 @@ import asyncio
 from collections.abc import Callable, Iterator
 from enum import IntEnum
 
-import msgspec
-
 from dataplane.core.access import Caller
 from dataplane.core.ratelimit import Take, Taken
+from dataplane.core.wanted import Wanted
 from dataplane.leases import LeaseDesk
 from events.log.group import Appended
 from events.log.writer import SoleWriterLog
 from events.types import NodeEvent
-from schemas.amounts import Amounts
 from schemas.refusals import Refusal
+
+__all__ = ["Admission", "InFlight", "Incarnation", "State", "Wanted"]
 
 
 class State(IntEnum):
@@ -46,27 +46,6 @@ class Incarnation:
         self.joined_seq = joined_seq
         self.applied = 0
         self.over = False
-
-
-class Wanted(msgspec.Struct, frozen=True):
-    """What a request asks of the governor, once the adapter has read it.
-
-    `digest`: SHA-256 of the token it came with. `stream`: the answer is relayed as a stream of events. `idempotency`:
-    digest of its idempotency key (dataplane.core.repeats), "" if it has none.
-    """
-
-    caller: Caller
-    digest: bytes
-    upstream: str
-    operation: str
-    method: str
-    path: str
-    segments: tuple[str, ...]
-    bound: Amounts
-    model: str = ""
-    client: str = ""
-    stream: bool = False
-    idempotency: str = ""
 
 
 class Admission:

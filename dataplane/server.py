@@ -20,6 +20,7 @@ from aiohttp.web_protocol import ERROR, _ErrInfo
 from dataplane.adapters import neutral
 from dataplane.answer import UNREAD_BYTES, Unread, message, whole
 from dataplane.door import RETRY_AFTER_S, Door, Shed
+from dataplane.serving import ServingLoop
 from schemas import ids
 from schemas.refusals import Refusal, refuse
 
@@ -55,7 +56,7 @@ _log = logging.getLogger(__name__)
 Handler = Callable[[BaseRequest], Awaitable[StreamResponse]]
 
 
-class _Connection(RequestHandler):
+class _Connection(ServingLoop):
     """One client's connection, with what the door remembers on it (dataplane.door)."""
 
     __slots__ = ("_aligned", "_body", "_door", "_late", "_skip", "arrived_ns", "flow", "token", "turned_away", "unread")

@@ -21,13 +21,13 @@ from dataplane.adapters.port import Meter, Outcome
 from dataplane.answer import (
     LAST_CHUNK,
     REQUEST_ID,
-    UNREAD_BYTES,
     Answer,
     Header,
     chunk,
     client_keeps_up,
     head,
     keeps_alive,
+    lags,
     write,
 )
 from dataplane.core.scrub import Scrubber, mask
@@ -146,9 +146,7 @@ class Streaming:
             self._carriage.client_gone = True
             return
         self._begun = True
-        transport = request.transport
-        lags = transport is not None and transport.get_write_buffer_size() > UNREAD_BYTES
-        if lags and not await client_keeps_up(request):
+        if lags(request) and not await client_keeps_up(request):
             self._carriage.client_gone = True
 
     async def _drain(self) -> None:

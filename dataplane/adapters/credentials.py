@@ -40,7 +40,7 @@ def find_tokens(call: Call) -> list[str]:
 
 def without_credentials(query: bytes) -> bytes:
     """The query string without parameters that carry a key; every other byte as it came."""
-    if b"key" not in query and b"token" not in query and b"%" not in query:
+    if not query or (b"key" not in query and b"token" not in query and b"%" not in query):
         return query
     return b"&".join(piece for piece in query.split(b"&") if _name(piece) not in QUERY_NAMES)
 

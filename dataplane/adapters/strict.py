@@ -5,6 +5,7 @@ escape or a stray byte is an error here, although most parsers would shrug.
 """
 
 import json
+from json.scanner import make_scanner
 from typing import Any, NamedTuple, NoReturn
 
 
@@ -24,15 +25,18 @@ def parse_json_object(body: bytes) -> dict[str, Any] | Malformed:
     UTF-8 only, no byte order mark, no NaN or Infinity, no text after the object. Integers stay exact.
     """
     try:
-        value = _DECODER.decode(body.decode())
+        text = body.decode().strip(_BLANKS)
+        value, end = _scan(text, 0)
     except UnicodeDecodeError:
         return Malformed("the body is not UTF-8")
     except _Doubtful as error:
         return Malformed(str(error))
-    except ValueError:  # JSONDecodeError, and integers beyond Python's limit of digits
+    except (ValueError, StopIteration):  # not JSON, integers beyond Python's limit of digits, and nothing at all
         return Malformed("the body is not JSON")
     except RecursionError:
         return Malformed("the body is nested too deeply")
+    if end != len(text):
+        return Malformed("the body is not JSON")
     if not isinstance(value, dict):
         return Malformed("the body is not a JSON object")
     return value
@@ -49,4 +53,8 @@ def _no_constant(_: str) -> NoReturn:
     raise _Doubtful("NaN and Infinity are not JSON")
 
 
+_BLANKS = " \t\n\r"
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+_scan = make_scanner(_DECODER)  # type: ignore[arg-type]  # the stubs name the wrong class
+"""One value at a place of a text, and where it ends. `decode` is this with a look for blanks around it, which costs a
+third of all it does for a short body."""

@@ -10,8 +10,9 @@ from dataplane.adapters.answers import ONE_REQUEST, costs_nothing, is_type, unpr
 from dataplane.adapters.checks import peek, require_content_type
 from dataplane.adapters.openai import chat, embed
 from dataplane.adapters.openai.answer import AnswerMeter
+from dataplane.adapters.openai.shapes import Pricing
 from dataplane.adapters.openai.stream import StreamMeter
-from dataplane.adapters.openai.usage import VENDOR, Pricing, billed_tier, list_name
+from dataplane.adapters.openai.usage import VENDOR, billed_tier, list_name
 from dataplane.adapters.port import Call, Headers, Meter, Outgoing, Prices, Reading, Rendered
 from dataplane.adapters.redirects import replaces
 from dataplane.adapters.render import extras, message, render

@@ -17,38 +17,15 @@ import re
 import msgspec
 
 from dataplane.adapters.answers import ONE_REQUEST, Kept, error_of, refused
-from dataplane.adapters.openai.usage import Pricing, Report, Usage, settle
+from dataplane.adapters.openai.shapes import Answer, Failure, Pricing, Report, Usage
+from dataplane.adapters.openai.usage import settle
 from dataplane.adapters.port import Outcome
 
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}\Z")
 
 
-class _Message(msgspec.Struct):
-    tool_calls: list[msgspec.Raw] | None = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Message | None = None
-
-
-class _Error(msgspec.Struct):
-    code: str | int | None = None
-    type: str | None = None
-
-
-class _Answer(msgspec.Struct):
-    model: str | None = None
-    service_tier: str | None = None
-    usage: Usage | None = None
-    choices: list[_Choice] | None = None
-
-
-class _Failure(msgspec.Struct):
-    error: _Error | None = None
-
-
-_ANSWER = msgspec.json.Decoder(_Answer)
-_FAILURE = msgspec.json.Decoder(_Failure)
+_ANSWER = msgspec.json.Decoder(Answer)
+_FAILURE = msgspec.json.Decoder(Failure)
 _USAGE = msgspec.json.Decoder(Usage)
 _USAGE_NAME = re.compile(rb'"usage"\s*:\s*(?=\{)')
 

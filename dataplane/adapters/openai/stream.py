@@ -19,7 +19,8 @@ import re
 
 import msgspec
 
-from dataplane.adapters.openai.usage import Pricing, Report, Usage, settle
+from dataplane.adapters.openai.shapes import Chunk, ErrorEvent, Pricing, Report
+from dataplane.adapters.openai.usage import settle
 from dataplane.adapters.port import Outcome
 from dataplane.adapters.sse import SseSplitter, event_data
 
@@ -27,37 +28,9 @@ _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}\Z")
 _NULL_USAGE = re.compile(rb',\s*"usage"\s*:\s*null\b|"usage"\s*:\s*null\s*,?')
 
 
-class _ToolCall(msgspec.Struct):
-    id: str | None = None
-
-
-class _Delta(msgspec.Struct):
-    tool_calls: list[_ToolCall] | None = None
-
-
-class _Choice(msgspec.Struct):
-    delta: _Delta | None = None
-
-
-class _Chunk(msgspec.Struct):
-    model: str | None = None
-    service_tier: str | None = None
-    choices: list[_Choice] | None = None
-    usage: Usage | None = None
-
-
-class _Error(msgspec.Struct):
-    code: str | int | None = None
-    type: str | None = None
-
-
-class _ErrorEvent(msgspec.Struct):
-    error: _Error | str | None = None
-
-
-_CHUNK = msgspec.json.Decoder(_Chunk)
+_CHUNK = msgspec.json.Decoder(Chunk)
 _COMPACT_NULL = b',"usage":null'
-_ERROR = msgspec.json.Decoder(_ErrorEvent)
+_ERROR = msgspec.json.Decoder(ErrorEvent)
 
 
 class StreamMeter:

@@ -6,11 +6,8 @@ names (an alias such as `gpt-4o` is served by a dated model), and of the request
 without a price.
 """
 
-from typing import Annotated
-
-import msgspec
-
-from dataplane.adapters.port import Outcome, Prices
+from dataplane.adapters.openai.shapes import Pricing, PromptDetails, Report
+from dataplane.adapters.port import Outcome
 from schemas.amounts import Amounts
 from schemas.prices import DEFAULT_TIER, ModelPrice
 
@@ -19,50 +16,11 @@ VENDOR = "openai"
 MAX_MODEL_CHARS = 128
 """What an event keeps of a name that the vendor chose."""
 
-_Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
-
-
-class PromptDetails(msgspec.Struct):
-    cached_tokens: _Count | None = None
-    cache_write_tokens: _Count | None = None
-    audio_tokens: _Count | None = None
-
-
-class CompletionDetails(msgspec.Struct):
-    audio_tokens: _Count | None = None
-
-
 _NO_DETAILS = PromptDetails()
 
 
-class Usage(msgspec.Struct):
-    """`usage` of chat completions and embeddings (which have no completion)."""
-
-    prompt_tokens: _Count
-    completion_tokens: _Count | None = None
-    prompt_tokens_details: PromptDetails | None = None
-    completion_tokens_details: CompletionDetails | None = None
-
-
-class Report(msgspec.Struct):
-    """All that an answer says of its cost."""
-
-    usage: Usage
-    model: str
-    service_tier: str | None
-    tool_calls: int = 0
-
-
-class Pricing(msgspec.Struct, frozen=True):
-    """How to price the answer to one request: by which list, model names and tier it was bounded."""
-
-    prices: Prices
-    aliases: dict[str, str]
-    asked_model: str
-    asked_tier: str
-
-    def price_of(self, model: str) -> ModelPrice | None:
-        return self.prices.model(VENDOR, list_name(model, self.aliases))
+def _price_of(pricing: Pricing, model: str) -> ModelPrice | None:
+    return pricing.prices.model(VENDOR, list_name(model, pricing.aliases))
 
 
 def list_name(model: str, aliases: dict[str, str]) -> str:
@@ -110,7 +68,7 @@ def _nanos(report: Report, pricing: Pricing, output: int, cached: int, written: 
     usage = report.usage
     spoken = (usage.prompt_tokens_details or _NO_DETAILS).audio_tokens
     heard = usage.completion_tokens_details is not None and usage.completion_tokens_details.audio_tokens
-    price = pricing.price_of(report.model) or pricing.price_of(pricing.asked_model)
+    price = _price_of(pricing, report.model) or _price_of(pricing, pricing.asked_model)
     if price is None or spoken or heard:
         return None
     tier = report.service_tier

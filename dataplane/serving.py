@@ -1,0 +1,114 @@
+"""The loop of one client's connection: aiohttp's own, cut down to what a proxy needs.
+
+Before Python 3.12 aiohttp runs every request in a task of its own, so that context variables that one handler sets are
+not seen by the next. The proxy's handlers set none, and a task costs as much as a request's admission does. So a
+connection's requests are served one after the other in the task that the connection has anyway. The answers, which are
+written whole, go out without the stages that aiohttp has for others. Access log and debug log are left out: the server
+uses neither.
+"""
+
+import asyncio
+import contextlib
+
+from aiohttp import StreamReader
+from aiohttp.http import RawRequestMessage
+from aiohttp.http_writer import StreamWriter
+from aiohttp.web import RequestHandler
+from aiohttp.web_protocol import ERROR, _ErrInfo
+
+from dataplane.answer import Answer, client_keeps_up, lags
+
+
+class ServingLoop(RequestHandler):
+    """A connection whose requests share its task."""
+
+    __slots__ = ()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - the base's signature
+        """Read on. Whoever takes a body asks for it, even where nothing was held back; then there is nothing to do."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
+    async def start(self) -> None:
+        """Serve until the connection closes. The base class runs this, once."""
+        loop = self._loop
+        while not self._force_close:
+            if not self._messages:
+                self._waiter = loop.create_future()
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+            message, payload = self._messages.popleft()
+            self._make_room()
+            try:
+                goes_on = await self._serve_one(message, payload)
+            except asyncio.CancelledError:
+                self.force_close()
+                raise
+            except ConnectionError:
+                break
+            except Exception as error:  # noqa: BLE001 - the edge of a connection: nobody above could do more
+                self.log_exception("a connection failed", exc_info=error)
+                self.force_close()
+                break
+            if not goes_on:
+                break
+            self._next_keepalive_close_time = loop.time() + self._keepalive_timeout
+            if self._keepalive_handle is None:
+                self._keepalive_handle = loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+        if not self._force_close:
+            self._task_handler = None
+            if self.transport is not None:
+                self.transport.close()
+
+    def _make_room(self) -> None:
+        """A message was taken, so the parser may go on if too many were waiting."""
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+
+    async def _serve_one(self, message: "RawRequestMessage | _ErrInfo", payload: StreamReader) -> bool:
+        """Serve one request. False: it was the connection's last."""
+        manager, factory, handler = self._manager, self._request_factory, self._request_handler
+        task = self._task_handler or asyncio.current_task()
+        if manager is None or factory is None or handler is None or task is None:
+            return False  # lost between the message's arrival and now
+        manager.requests_count += 1
+        if isinstance(message, _ErrInfo):
+            handler = self._make_error_handler(message)
+            message = ERROR
+        request = factory(message, payload, self, StreamWriter(self, self._loop), task)
+        self._request_in_progress = True
+        self._current_request = request
+        try:
+            answer = await handler(request)
+            self._current_request = None
+            if self._upgraded or not isinstance(answer, Answer):
+                _, gone = await self.finish_response(request, answer, None)
+            else:
+                gone = not answer.send(request) or (lags(request) and not await client_keeps_up(request))
+        finally:
+            self._current_request = None
+            self._request_in_progress = False
+            if self._handler_waiter is not None:
+                self._handler_waiter.set_result(None)
+        if gone:
+            return False
+        self._keepalive = bool(answer.keep_alive)
+        if not payload.is_eof():
+            await self._linger(payload)
+        return self._keepalive and not self._close and not self._force_close
+
+    async def _linger(self, payload: StreamReader) -> None:
+        """Read the rest of a body that nobody wanted, for a while: closing at once could reset the connection, and the
+        client would not see the answer.
+        """
+        if not self._force_close:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._lingering_time):
+                    while not payload.is_eof():
+                        await payload.readany()
+        if not payload.is_eof() and not self._force_close:
+            self.close()
