@@ -142,9 +142,10 @@ async def test_a_clean_end_hands_over(twins: Stack) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
 async def test_no_control_plane_for_five_seconds(twins: Stack, number: signal.Signals) -> None:
-    """A key that has been in use lives on its leases: nothing is refused, and hardly anything waits."""
+    """A key that has been in use lives on its leases and rate shares: nothing is refused, and hardly anything waits."""
     roles(twins)
-    key = twins.issue(vendor="stripe", agent="steady", total_usd_cap="50000.00", daily_usd_cap="40000.00")
+    caps = {"total_usd_cap": "50000.00", "daily_usd_cap": "40000.00", "rate_limit_rpm": 40_000}
+    key = twins.issue(vendor="stripe", agent="steady", **caps)
 
     def away() -> None:
         until_s = time.monotonic() + 5.0
