@@ -13,9 +13,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from aiohttp import StreamReader, web
-from aiohttp.http import RawRequestMessage, StreamWriter
+from aiohttp.http import RawRequestMessage
 from aiohttp.web import BaseRequest, RequestHandler, StreamResponse
-from aiohttp.web_protocol import ERROR, _ErrInfo
 
 from dataplane.adapters import neutral
 from dataplane.answer import UNREAD_BYTES, Unread, message, whole
@@ -89,79 +88,6 @@ class _Connection(ServingLoop):
         if self._door is not None:
             self._door.withdraw(self)
         super().connection_lost(exc)
-
-    async def start(self) -> None:
-        """Serve one request after another, as aiohttp's `start` does, but all in this one task.
-
-        Its own makes a task for each request (before Python 3.12). That costs some microseconds, and a turn of the loop
-        between an answer and the next wait: on a busy node the next request is there before, and no door sees it.
-        """
-        manager, factory = self._manager, self._request_factory
-        if manager is None or factory is None or self._request_handler is None:
-            return
-        try:
-            while not self._force_close:
-                if not self._messages:
-                    self._waiter = self._loop.create_future()
-                    try:
-                        await self._waiter
-                    finally:
-                        self._waiter = None
-                message, payload = self._messages.popleft()
-                if self._parser is not None:
-                    self._parser.message_consumed()
-                if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
-                    self._resume_reading_if_drained()
-                manager.requests_count += 1
-                if not await self._serve(message, payload):
-                    break
-                self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_S
-                if self._keepalive_handle is None:
-                    self._keepalive_handle = self._loop.call_at(
-                        self._next_keepalive_close_time, self._process_keepalive
-                    )
-        except asyncio.CancelledError:
-            self.force_close()
-            raise
-        except Exception as error:  # noqa: BLE001 - the edge of a connection: named, and closed
-            self.log_exception(exc_info=error)
-            self.force_close()
-        if not self._force_close:
-            self._task_handler = None
-            if self.transport is not None:
-                self.transport.close()
-
-    async def _serve(self, message: RawRequestMessage | _ErrInfo, payload: StreamReader) -> bool:
-        """One request. False: it was the last one on this connection."""
-        handler = self._request_handler
-        if isinstance(message, _ErrInfo):
-            handler, message = self._make_error_handler(message), ERROR
-        factory, task = self._request_factory, self._task_handler
-        if handler is None or factory is None or task is None:
-            return False
-        request = factory(message, payload, self, StreamWriter(self, self._loop), task)
-        try:
-            answer, gone = await self._handle_request(request, None, handler)
-        except ConnectionError:
-            return False
-        finally:
-            request._task = None  # type: ignore[assignment]  # noqa: SLF001 - as aiohttp does: the two hold each other
-        if gone:
-            return False
-        self._keepalive = bool(answer.keep_alive)
-        if not payload.is_eof() and not await self._linger(payload):
-            self.close()
-        return self._keepalive and not self._close and not self._force_close
-
-    async def _linger(self, payload: StreamReader) -> bool:
-        """Read and drop the rest of a body. False: it does not end in time."""
-        try:
-            async with asyncio.timeout(LINGER_S):
-                while not payload.is_eof():
-                    await payload.readany()
-        except TimeoutError:
-            return False
-        return True
 
     def data_received(self, data: bytes) -> None:
         """Let the door see what begins a request; the rest goes to the parser."""

@@ -2,9 +2,10 @@
 
 Before Python 3.12 aiohttp runs every request in a task of its own, so that context variables that one handler sets are
 not seen by the next. The proxy's handlers set none, and a task costs as much as a request's admission does. So a
-connection's requests are served one after the other in the task that the connection has anyway. The answers, which are
-written whole, go out without the stages that aiohttp has for others. Access log and debug log are left out: the server
-uses neither.
+connection's requests are served one after the other in the task that the connection has anyway; and between an answer
+and the wait for the next request there is no turn of the loop, in which that could come unseen by the door. The
+answers, which are written whole, go out without the stages that aiohttp has for others. Access log and debug log are
+left out: the server uses neither.
 """
 
 import asyncio
@@ -32,31 +33,29 @@ class ServingLoop(RequestHandler):
     async def start(self) -> None:
         """Serve until the connection closes. The base class runs this, once."""
         loop = self._loop
-        while not self._force_close:
-            if not self._messages:
-                self._waiter = loop.create_future()
-                try:
-                    await self._waiter
-                finally:
-                    self._waiter = None
-            message, payload = self._messages.popleft()
-            self._make_room()
-            try:
-                goes_on = await self._serve_one(message, payload)
-            except asyncio.CancelledError:
-                self.force_close()
-                raise
-            except ConnectionError:
-                break
-            except Exception as error:  # noqa: BLE001 - the edge of a connection: nobody above could do more
-                self.log_exception("a connection failed", exc_info=error)
-                self.force_close()
-                break
-            if not goes_on:
-                break
-            self._next_keepalive_close_time = loop.time() + self._keepalive_timeout
-            if self._keepalive_handle is None:
-                self._keepalive_handle = loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+        try:
+            while not self._force_close:
+                if not self._messages:
+                    self._waiter = loop.create_future()
+                    try:
+                        await self._waiter
+                    finally:
+                        self._waiter = None
+                message, payload = self._messages.popleft()
+                self._make_room()
+                if not await self._serve_one(message, payload):
+                    break
+                self._next_keepalive_close_time = loop.time() + self._keepalive_timeout
+                if self._keepalive_handle is None:
+                    self._keepalive_handle = loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+        except asyncio.CancelledError:
+            self.force_close()
+            raise
+        except ConnectionError:
+            pass
+        except Exception as error:  # noqa: BLE001 - the edge of a connection: named, and closed
+            self.log_exception(exc_info=error)
+            self.force_close()
         if not self._force_close:
             self._task_handler = None
             if self.transport is not None:
@@ -91,6 +90,7 @@ class ServingLoop(RequestHandler):
                 gone = not answer.send(request) or (lags(request) and not await client_keeps_up(request))
         finally:
             self._current_request = None
+            request._task = None  # type: ignore[assignment]  # noqa: SLF001 - as aiohttp does: the two hold each other
             self._request_in_progress = False
             if self._handler_waiter is not None:
                 self._handler_waiter.set_result(None)
