@@ -145,6 +145,8 @@ class Seat:
             return "standby: the logs do not answer, or their fold lags"
         if self.elsewhere is None:
             return "standby: no leader is known"
+        if self._url and self.elsewhere.url == self._url:
+            return "standby: the leader names this control plane's own address as its own; set advertise_url in both"
         return None
 
     def node_statuses(self) -> Mapping[str, NodeStatus]:

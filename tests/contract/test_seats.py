@@ -357,6 +357,16 @@ async def test_a_leader_that_only_the_question_reaches_is_left_alone(rig: Rig) -
 
 
 @scenario
+async def test_two_that_name_the_same_address_say_so(rig: Rig) -> None:
+    """On two hosts, without advertise_url: what is forwarded would come back here."""
+    (leader,) = await chairs(rig, 1)
+    other = Chair(rig, "other", url="http://c1")
+    await until(lambda: other.seat.elsewhere is not None)
+    assert "advertise_url" in (other.seat.readiness() or "")
+    await end_all(leader, other)
+
+
+@scenario
 async def test_a_defect_ends_the_process(rig: Rig) -> None:
     (leader,) = await chairs(rig, 1)
     assert leader.seat.leader is not None

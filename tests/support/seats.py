@@ -17,7 +17,7 @@ from events.log.faults import StreamFaults
 class Chair:
     """One control plane's machine. `fail` is the exception that ended its seat, if one did."""
 
-    def __init__(self, rig: Rig, name: str, faults: StreamFaults | None = None) -> None:
+    def __init__(self, rig: Rig, name: str, faults: StreamFaults | None = None, url: str = "") -> None:
         self.rig = rig
         self.name = name
         self.process: Process = process(name)
@@ -29,7 +29,7 @@ class Chair:
             rig.random.randbytes,
             rig.timing,
             MemoryCheckpoints(),
-            url=f"http://{name}",
+            url=url or f"http://{name}",
         )
         self.task = self.process.run(self.seat.run(), "seat")
 
