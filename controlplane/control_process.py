@@ -70,7 +70,11 @@ async def run_control(settings: ControlProcess, path: Path) -> None:
             await operations.ear.start()
             Reloader(path, ControlProcess, partial(renew_control, store, nats, tls, partial(_admit, seat))).listen()
             async with _serving(settings, seat, operations, store, clock, listener, tls):
-                jobs = {"seat": seat.run(), "ready mark": _tell_when_ready(seat, Path(settings.ready_mark), port)}
+                jobs = {
+                    "seat": seat.run(),
+                    "log watch": operations.run(),
+                    "ready mark": _tell_when_ready(seat, Path(settings.ready_mark), port),
+                }
                 try:
                     await run_until_stopped(jobs, parent_pid=settings.parent_pid)
                 finally:

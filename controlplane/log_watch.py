@@ -61,12 +61,14 @@ class Checkpointed(Protocol):
 
 
 class LogWatch:
-    """`on_full` hears after every look whether any log is too full to admit more. `nodes` counts the living ones."""
+    """`on_full` hears after every look whether any log is too full to admit more. `nodes` counts the living ones.
+    `checkpoints` None: a standby's, which trims nothing.
+    """
 
     def __init__(
         self,
         logs: Logs,
-        checkpoints: Checkpointed,
+        checkpoints: Checkpointed | None,
         audited: Audited,
         on_full: Callable[[bool], None],
         nodes: Callable[[], int] = lambda: 0,
@@ -96,8 +98,13 @@ class LogWatch:
         """Runs for ever."""
         while True:
             await self.look()
-            near = any(share > CLOSE_SHARE for share in self.shares.values())
-            await asyncio.sleep(CLOSE_EVERY_S if near or self._silent_since_s else EVERY_S)
+            await asyncio.sleep(self.pause_s)
+
+    @property
+    def pause_s(self) -> float:
+        """Until the next look."""
+        near = any(share > CLOSE_SHARE for share in self.shares.values())
+        return CLOSE_EVERY_S if near or self._silent_since_s else EVERY_S
 
     async def look(self) -> None:
         """Ask both streams, tell how they stand, make room where it is time."""
@@ -121,19 +128,21 @@ class LogWatch:
         state, now_s = self.states.get(port.name), asyncio.get_running_loop().time()
         if state is None or state.full_share <= TRIM_SHARE or now_s < self._trim_due_s.get(port.name, 0.0):
             return
+        if self._checkpoints is None:
+            return
         self._trim_due_s[port.name] = now_s + TRIM_EVERY_S
-        await self._trim(port, state)
+        await self._trim(port, state, self._checkpoints)
         self.states[port.name] = await port.state()
         self._tell()
 
-    async def _trim(self, port: StreamPort, state: StreamState) -> None:
-        await self._checkpoints.save()
+    async def _trim(self, port: StreamPort, state: StreamState, checkpoints: Checkpointed) -> None:
+        await checkpoints.save()
         audited = await self._audited()
         if audited is None:
             _log.warning("stream %s is %.0f%% full, and the audit does not answer", port.name, 100 * state.full_share)
             return
         # The message that a checkpoint names stays: it is what the next start compares.
-        through = min(self._checkpoints.saved_through(port.name), audited.get(port.name, 0)) - 1
+        through = min(checkpoints.saved_through(port.name), audited.get(port.name, 0)) - 1
         if through < state.first_sequence:
             return
         removed = 0

@@ -1,6 +1,6 @@
 """What operators see of one control plane's process, wired: log watch, audit, alerts, readiness, metrics.
 
-It outlives leaderships: `meanwhile(leader)` runs as long as one lasts, the rest as long as the process.
+It outlives leaderships: `meanwhile(leader)` runs as long as one lasts, `run` and the rest as long as the process.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ class Operations:
         """Set when the process was told to stop."""
         self.leader: Leader | None = None
         self.desk: AlertDesk | None = None
-        self.watch = LogWatch(logs, _NoCheckpoints(), self._audited, lambda _: None)
+        self.watch = self._onlooker()
         self.ear = AuditEar(bus, clock)
         self.tries = FailedTries()
         self.clock_offset_s: float | None = None
@@ -62,6 +62,13 @@ class Operations:
     @property
     def replica(self) -> Replica:
         return self._replica()
+
+    async def run(self) -> None:
+        """Look at the logs while another control plane leads. Runs for ever."""
+        while True:
+            if self.leader is None:
+                await self.watch.look()
+            await asyncio.sleep(self.watch.pause_s)
 
     async def meanwhile(self, leader: Leader) -> None:
         """Watch the logs and raise alerts while `leader` leads. Runs until cancelled."""
@@ -78,6 +85,8 @@ class Operations:
             await until_first(self.watch.run(), self.desk.run())
         finally:
             self.leader = self.desk = None
+            # What the leadership's watch saw last is not how the logs stand from now on.
+            self.watch = self._onlooker()
 
     def observed(self) -> Observed:
         """For the alerts: what the folds do not tell. Called once a second."""
@@ -120,6 +129,10 @@ class Operations:
             )
         )
 
+    def _onlooker(self) -> LogWatch:
+        """A standby's: it looks, trims nothing and tells nobody."""
+        return LogWatch(self._logs, None, self._audited, lambda _: None, nodes=lambda: len(self.replica.nodes.living))
+
     def _silent_streams(self) -> dict[str, float]:
         return {stream: self.watch.silent_s(stream) for stream in (CONTROL_STREAM, NODES_STREAM)}
 
@@ -133,16 +146,6 @@ class Operations:
         if newest is not None and current and self._clock_seq not in {0, newest.sequence}:
             self.clock_offset_s = (self._clock.wall_ns() - newest.time_ns) / 1e9
         self._clock_seq = newest.sequence if newest is not None else 0
-
-
-class _NoCheckpoints:
-    """A standby trims nothing."""
-
-    async def save(self) -> None:
-        await asyncio.sleep(0)
-
-    def saved_through(self, stream: str) -> int:  # noqa: ARG002 - the protocol
-        return 0
 
 
 async def _audited(store: Store) -> dict[str, int] | None:

@@ -42,7 +42,7 @@ async def list_nodes(service: Service, call: Call) -> Answer | CommandRefusal:
 
 def node_state(node: Node, status: NodeStatus | None, silent_ms: int) -> NodeState:
     """`stopped` drained by itself; `fenced` was ended; `silent` could not act now, its proof is too old."""
-    if status is not None and status.stopped:
+    if node.fence_reason == "stopped" or (status is not None and status.stopped):
         return "stopped"
     if node.fenced_seq or (status is not None and status.fenced):
         return "fenced"

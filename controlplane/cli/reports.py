@@ -36,7 +36,7 @@ REQUEST_COLUMNS = (
 )
 CHANGE_COLUMNS = ("at", "event", "subject", "operator_name", "address", "reason")
 """What a person reads; `--json` and `--csv` hold the details."""
-NODE_COLUMNS = ("slot", "incarnation", "state", "joined_at", "applied", "pid", "version")
+NODE_COLUMNS = ("slot", "incarnation", "state", "fence_reason", "joined_at", "applied", "pid", "version")
 
 
 @click.command(context_settings=CONTEXT_SETTINGS)

@@ -93,11 +93,12 @@ def announce(say: Say, options: UpOptions, data_dir: DataDir, endpoints: dict[st
     """URLs, where the operator's token lies, and a first command to paste."""
     vendor = next(iter(("stripe",) if options.demo else options.settings.upstreams), "stripe")
     flag = "" if str(options.data_dir) == ".ringfence" else f" --data-dir {options.data_dir}"
-    command = "ringfence" if shutil.which("ringfence") else sys.argv[0]
+    command = "ringfence" if shutil.which("ringfence") else os.path.relpath(sys.argv[0])
+    standbys = endpoints["controls"].split(",")[1:]
     say("")
     say("Ringfence is ready.")
     say(f"  proxy        {endpoints['proxy']}/{vendor}   (the SDK's base URL)")
-    say(f"  control      {endpoints['control']}")
+    say(f"  control      {endpoints['control']}" + (f"   (standing by: {', '.join(standbys)})" if standbys else ""))
     say(f"  clickhouse   {endpoints['clickhouse']}   (user auditor, password an auditor's token)")
     say(f"  operator     {data_dir.root / 'operator-token'}   (mode 0600)")
     say("")

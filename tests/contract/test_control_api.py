@@ -421,15 +421,16 @@ class TestOperatorsAndProbes:
         assert (await api("GET", "/v1/operators")).json["data"][0]["state"] == "expired"
 
     async def test_nodes(self, api: Api) -> None:
-        for seq, incarnation in enumerate(("n1-a", "n1-b", "n2-a", "n3-a"), 1):
+        for seq, incarnation in enumerate(("n4-a", "n1-a", "n1-b", "n2-a", "n3-a"), 1):
             api.leader.record(NodeJoined(incarnation[:2], incarnation, fence_seq=seq, at_ns=api.clock.ns, pid=seq))
-        api.leader.record(NodeFenced("n1", "n1-a", "silent", 9))
+        api.leader.record(NodeFenced("n1", "n1-a", "silent", 9), NodeFenced("n4", "n4-a", "stopped", 9))
         api.statuses["n1-b"] = NodeStatus(applied=5, silent_ms=10)
         api.statuses["n2-a"] = NodeStatus(applied=4, silent_ms=10_000)
         api.statuses["n3-a"] = NodeStatus(applied=4, silent_ms=0, fenced=True, stopped=True)
         rows = (await api("GET", "/v1/nodes")).json["data"]
         assert [(row["incarnation"], row["state"], row["applied"]) for row in rows] == [
             ("n3-a", "stopped", 4), ("n2-a", "silent", 4), ("n1-b", "live", 5), ("n1-a", "fenced", None),
+            ("n4-a", "stopped", None),
         ]  # fmt: skip
         assert rows[0]["head"] == api.leader.state.seq
         assert rows[3]["fence_reason"] == "silent"

@@ -20,6 +20,8 @@ from controlplane.operations import Operations
 from dataplane.governor import Admission
 from dataplane.ready import reasons_of
 from events import subjects
+from events.log.port import LogUnavailable as LogUnavailableHere
+from events.log.port import StreamState
 from schemas.accounts import Cap
 from schemas.readiness import REASONS, Reason, render_reasons
 
@@ -149,6 +151,7 @@ class Post:
         self.chair = chair
         rig, seat = chair.rig, chair.seat
         logs = seat._logs
+        self.logs = logs
         self.operations = Operations(
             logs, STORE, chair.client, rig.clock, rig.timing, replica=lambda: seat.replica, place=seat.readiness
         )
@@ -206,6 +209,35 @@ async def test_a_deposed_leader_never_says_that_it_leads_when_it_cannot(rig: Con
     assert await commanded(other, "vk_2")
     for chair in (leader, other):
         await chair.end()
+
+
+@scenario
+async def test_what_a_leader_saw_last_is_not_what_it_says_as_a_standby(rig: ControlRig) -> None:
+    """It lost its leadership while a log did not answer; afterwards it looks for itself."""
+    leader, other = await chairs(rig, 2)
+    post = Post(leader)
+    found = leader.seat.leader
+    assert found is not None
+    duties = leader.process.run(post.operations.meanwhile(found))
+    looking = leader.process.run(post.operations.run())
+    answered, post.logs.nodes.state = post.logs.nodes.state, _silent  # type: ignore[method-assign]  # a fault
+    await until(lambda: "stream_silent" in post.says[2])
+    leader.process.pause()
+    await until(lambda: other.leads)
+    leader.process.resume()
+    duties.cancel()
+    await until(lambda: post.says[0] == "standby" and post.operations.leader is None)
+    await until(lambda: post.says == ("standby", False, ["stream_silent"]))
+    post.logs.nodes.state = answered  # type: ignore[method-assign]
+    await until(lambda: post.says == ("standby", True, []))
+    assert post.operations.watch.states
+    looking.cancel()
+    for chair in (leader, other):
+        await chair.end()
+
+
+async def _silent() -> StreamState:
+    raise LogUnavailableHere("no quorum")
 
 
 @scenario
