@@ -15,7 +15,7 @@ from events.upcast import UPCASTERS
 BATCH_VERSION = 1
 
 
-class Batch(msgspec.Struct, frozen=True):
+class Batch(msgspec.Struct, frozen=True, gc=False):
     actor: str
     n: int
     at_ns: int

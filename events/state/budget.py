@@ -31,7 +31,7 @@ import msgspec
 
 from events.state.buckets import Spot, move
 from events.state.four import REQUESTS, ZERO, Four, four, minus, only, over, plus, put
-from events.state.leases import Lease, Leases, free_again
+from events.state.leases import NO_DRAW, Draw, Leases
 from events.state.objects import Charge, Objects, TrackedObject
 from events.state.repeats import Repeats
 from events.state.tally import Tally
@@ -93,9 +93,8 @@ class Open(msgspec.Struct, gc=False):  # it is in no cycle, and there may be ver
     owner: str
     at_ns: int
     bound: Four
-    lines: tuple[str, ...]
     spot: Spot
-    leases: tuple[Lease, ...]
+    draw: Draw
     unknown: bool = False
     counted: Four | None = None
     idempotency: str = ""
@@ -210,10 +209,10 @@ class Budget:
         amounts = event.bound
         bound = (amounts.usd, amounts.refund, amounts.requests, amounts.tokens)
         spot = self.tally.spot(who.key, who.agent, who.owner, event.at_ns)
-        lines = event.lines
-        leases = self.leases.reserve(actor, lines, bound) if lines else ()
         spot.hold(bound)
-        request = Open(actor, who.key, who.agent, who.owner, event.at_ns, bound, lines, spot, leases, since_seq=seq)
+        draw = self.leases.draw(actor, event.lines) if event.lines else NO_DRAW
+        draw.reserve(bound)
+        request = Open(actor, who.key, who.agent, who.owner, event.at_ns, bound, spot, draw, since_seq=seq)
         self.open[name] = request
         if event.idempotency:
             request.idempotency = event.idempotency
@@ -241,7 +240,7 @@ class Budget:
         if cost[0] > bound[0] or cost[1] > bound[1] or cost[2] > bound[2] or cost[3] > bound[3]:
             self._overrun(request, cost)
         if not request.unknown:
-            free_again(request.leases, over(bound, used))
+            request.draw.free(over(bound, used))
         self._close(name, request, settled)
 
     def _settle_object(
@@ -265,7 +264,7 @@ class Budget:
         if request is None or slot_of(request.actor) != slot_of(actor):
             return
         if not request.unknown:
-            free_again(request.leases, request.bound)
+            request.draw.free(request.bound)
         self._close(name, request, ZERO)
 
     def _resolve(self, idempotency: str, by: str, at_ns: int) -> None:
@@ -314,7 +313,7 @@ class Budget:
         self.leases.fence(incarnation)
         lost = [(name, request) for name, request in self.open.items() if request.actor == incarnation]
         for name, request in lost:
-            request.lines = request.leases = ()
+            request.draw = NO_DRAW
             self._lose(name, request)
 
     def _overrun(self, request: Open, cost: Four) -> None:

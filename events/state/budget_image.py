@@ -75,7 +75,7 @@ def _open_image(name: str, request: Open) -> OpenImage:
         request.owner,
         request.at_ns,
         request.bound,
-        request.lines,
+        request.draw.lines,
         request.unknown,
         request.counted,
         request.idempotency,
@@ -100,7 +100,7 @@ def budget_from_image(image: BudgetImage) -> Budget:
     budget.overruns = image.overruns
     for row in image.open:
         spot = budget.tally.spot(row.key, row.agent, row.owner, row.at_ns)
-        leases = budget.leases.find(row.actor, row.lines)
+        draw = budget.leases.draw(row.actor, row.lines)
         budget.open[row.name] = Open(
             row.actor,
             row.key,
@@ -108,9 +108,8 @@ def budget_from_image(image: BudgetImage) -> Budget:
             row.owner,
             row.at_ns,
             row.bound,
-            row.lines,
             spot,
-            leases,
+            draw,
             row.unknown,
             row.counted,
             row.idempotency,

@@ -17,7 +17,7 @@ them, until their windows end.
 Leases on windows that ended days ago are dropped (`advance`), and nothing brings them back.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from events.state.four import Four, negative
 from schemas.accounts import METERS, account_key, parse_line
@@ -58,24 +58,62 @@ class Lease:
         """Change what is free, and the line's total with it."""
         before = self.free
         after = self.free = before + amount
-        if before >= 0 and after >= 0:  # all but always, and this is done for each line of each request
+        if before >= 0 and after >= 0:  # all but always
             self.line.leased += amount
         else:
             self.line.leased += max(0, after) - max(0, before)
 
 
-def free_again(leases: Iterable[Lease], amounts: Four) -> None:
-    """`Lease.move` of each lease by its meter's amount: the innermost loop of the ledger's fold."""
-    for lease in leases:
-        line = lease.line
-        amount = amounts[line.meter]
-        if amount:
-            before = lease.free
-            after = lease.free = before + amount
-            if before >= 0 and after >= 0:
-                line.leased += amount
-            else:
-                line.leased += max(0, after) - max(0, before)
+class Draw:
+    """The leases of one incarnation behind certain lines: what a request reserves in and settles on.
+
+    Requests of one key have the same lines, ten of them if all its accounts are capped. What they reserve and leave
+    over is summed up here, and told to the leases when somebody looks (`Leases.tell_all`).
+    """
+
+    __slots__ = ("_leases", "_moved", "_untold", "_waits", "lines")
+
+    def __init__(self, lines: tuple[str, ...], leases: tuple[Lease, ...], untold: "list[Draw]") -> None:
+        self.lines = lines
+        self._leases = leases
+        self._moved = [0, 0, 0, 0]
+        self._untold = untold
+        self._waits = False
+
+    def reserve(self, bound: Four) -> None:
+        """A request is admitted."""
+        self.free(negative(bound))
+
+    def free(self, amounts: Four) -> None:
+        """A request leaves this over."""
+        if not self._leases:
+            return
+        if not self._waits:
+            self._waits = True
+            self._untold.append(self)
+        usd, refund, requests, tokens = amounts
+        moved = self._moved
+        moved[0] += usd
+        moved[2] += requests
+        if refund:
+            moved[1] += refund
+        if tokens:
+            moved[3] += tokens
+
+    def tell(self) -> None:
+        """Bring the leases and their lines up to date. For `Leases.tell_all`."""
+        moved = self._moved
+        for lease in self._leases:
+            lease.move(moved[lease.line.meter])
+        self._moved = [0, 0, 0, 0]
+        self._waits = False
+
+
+NO_DRAW = Draw((), (), [])
+"""Of a request without capped lines, or whose incarnation was fenced."""
+
+MAX_DRAWS = 65_536
+"""Different sets of lines remembered; a cache, emptied when full and every hour."""
 
 
 class Leases:
@@ -92,9 +130,13 @@ class Leases:
         self._by_incarnation: dict[str, dict[str, Lease]] = {}
         self._lines: dict[str, LineTotal] = {}
         self._by_account: dict[str, set[str]] = {}
+        self._draws: dict[tuple[str, tuple[str, ...]], Draw] = {}
+        """By incarnation and lines."""
+        self._untold: list[Draw] = []
 
     def leased(self, line: str) -> int:
         """What is free of the line in all nodes' hands."""
+        self.tell_all()
         total = self._lines.get(line)
         return total.leased if total is not None else 0
 
@@ -116,10 +158,12 @@ class Leases:
 
     def leased_lines(self) -> tuple[str, ...]:
         """All lines of which something is lent out."""
+        self.tell_all()
         return tuple(line for line, total in self._lines.items() if total.leased > 0)
 
     def holders(self, line: str) -> list[str]:
         """Incarnations that have some of the line free."""
+        self.tell_all()
         return [
             incarnation
             for incarnation, leases in self._by_incarnation.items()
@@ -130,6 +174,7 @@ class Leases:
         """Incarnations that did not return all that they were lent, and what they have free of it. Of one that has
         nothing free, requests may still leave something over.
         """
+        self.tell_all()
         return [
             (incarnation, lease.free)
             for incarnation, leases in self._by_incarnation.items()
@@ -161,19 +206,24 @@ class Leases:
                 lease.move(lease.returned - amount)
                 lease.returned = amount
 
-    def reserve(self, incarnation: str, lines: tuple[str, ...], bound: Four) -> tuple[Lease, ...]:
-        """A request was admitted on these lines; returns the leases to settle it on."""
-        leases = self.find(incarnation, lines)
-        free_again(leases, negative(bound))
-        return leases
-
-    def find(self, incarnation: str, lines: tuple[str, ...]) -> tuple[Lease, ...]:
+    def draw(self, incarnation: str, lines: tuple[str, ...]) -> Draw:
         """The leases behind lines; without those of a fenced incarnation, ended windows or malformed lines."""
-        if incarnation in self.fenced:
-            return ()
-        known = self._by_incarnation.get(incarnation) or {}
-        found = [known.get(line) or self._lease(incarnation, line) for line in lines]
-        return tuple(lease for lease in found if lease is not None)
+        draw = self._draws.get((incarnation, lines))
+        if draw is None:
+            if incarnation in self.fenced:
+                return Draw(lines, (), self._untold)
+            if len(self._draws) >= MAX_DRAWS:
+                self._draws.clear()
+            found = [self._lease(incarnation, line) for line in lines]
+            draw = Draw(lines, tuple(lease for lease in found if lease is not None), self._untold)
+            self._draws[incarnation, lines] = draw
+        return draw
+
+    def tell_all(self) -> None:
+        """Bring all leases up to date: before anybody looks at what is free."""
+        for draw in self._untold:
+            draw.tell()
+        self._untold.clear()
 
     def fence(self, incarnation: str) -> None:
         """The fold of the node log has passed the incarnation's fence: its leases are void at once."""
@@ -181,6 +231,7 @@ class Leases:
             self.ended.remove(incarnation)
         else:
             self.fenced.add(incarnation)
+        self._forget_draws()
         if incarnation in self.kept:
             return
         for line, lease in self._by_incarnation.pop(incarnation, {}).items():
@@ -200,12 +251,14 @@ class Leases:
     def advance(self, edge_s: int) -> None:
         """The control log's time has reached `edge_s`: drop leases on windows that ended long ago."""
         self.edge_s = edge_s
+        self._forget_draws()
         for leases in self._by_incarnation.values():
             for line in [line for line in leases if self._is_over(line)]:
                 self._detach(line, leases.pop(line))
 
     def rows(self) -> Iterator[tuple[str, str, int, int, int]]:
         """(incarnation, line, granted, returned, free), in one order for equal leases."""
+        self.tell_all()
         for incarnation in sorted(self._by_incarnation):
             leases = self._by_incarnation[incarnation]
             for line in sorted(leases):
@@ -250,8 +303,13 @@ class Leases:
         _, _, _, window, start_s = parse_line(line)
         return window in _LENGTH_S and start_s + _LENGTH_S[window] + KEPT_S < self.edge_s
 
+    def _forget_draws(self) -> None:
+        """Leases are about to go. Requests that still settle on one move a total that nobody reads."""
+        self.tell_all()
+        self._draws.clear()
+
     def _detach(self, line: str, lease: Lease) -> None:
-        """The lease counts no more; requests that still settle on it move a total that nobody reads."""
+        """The lease counts no more."""
         lease.line.leased -= max(0, lease.free)
         lease.line.leases -= 1
         if not lease.line.leases:

