@@ -11,6 +11,10 @@ from pathlib import Path
 import stripe
 
 data_dir = Path(sys.argv[1] if len(sys.argv) > 1 else ".ringfence")
+if not (data_dir / "endpoints.json").exists():
+    sys.exit(
+        f"No gateway runs on {data_dir}: start one with `make up` in another terminal, and wait until it is ready."
+    )
 urls = json.loads((data_dir / "endpoints.json").read_text())
 operator = (data_dir / "operator-token").read_text().strip()
 
@@ -23,7 +27,8 @@ def control(method: str, path: str, body: dict | None = None) -> dict:
         data=json.dumps(body).encode() if body is not None else None,
         headers={"Authorization": f"Bearer {operator}", "Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request) as answer:  # noqa: S310
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # local, whatever HTTP_PROXY says
+    with direct.open(request) as answer:
         text = answer.read()
     return json.loads(text) if text else {}
 

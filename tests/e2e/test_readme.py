@@ -8,6 +8,8 @@ from pathlib import Path
 
 from support.stack import Stack
 
+from controlplane.cli.up import up
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
@@ -69,7 +71,25 @@ def test_the_yaml_of_the_readme_is_accepted(stack: Stack, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_every_way_to_start_it_is_one_that_ringfence_up_takes() -> None:
+    lines = [line for block in blocks("sh") for line in block.splitlines() if "/ringfence up" in line]
+    assert len(lines) >= 2
+    for line in lines:
+        words = line.partition("/ringfence up")[2].split()
+        up.make_context("up", words)  # raises UsageError for what it does not know
+
+
 def test_the_pages_it_links_to_are_there() -> None:
     links = re.findall(r"\]\((docs/[^)]+)\)", README)
     assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    for link in links:
+        path, _, anchor = link.partition("#")
+        assert (ROOT / path).exists(), link
+        if anchor:
+            assert anchor in anchors((ROOT / path).read_text()), link
+
+
+def anchors(page: str) -> set[str]:
+    """As GitHub names them."""
+    titles = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
