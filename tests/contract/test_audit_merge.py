@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from contract.test_audit_writer import NOW_NS, Log, access, admitted, empty_store
 from msgspec.structs import replace
-from support.clickhouse_endpoint import Endpoint, endpoint
+from support.audit_store import served
+from support.clickhouse_endpoint import Endpoint
 
 from controlplane.audit import merge
 from controlplane.audit.merge import MAX_SPANS, merge_everything, spans_of
@@ -39,10 +40,7 @@ LIMITS = WriterLimits(max_rows=20, max_messages=5, linger_s=0.0, retry_s=0.01, s
 ROWS = "SELECT * FROM ringfence.requests ORDER BY request_id"
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
-    with endpoint(tmp_path_factory.mktemp("merge") / "data") as running:
-        yield running
+__all__ = ["served"]
 
 
 class Killed(Exception):

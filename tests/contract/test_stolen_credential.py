@@ -180,7 +180,8 @@ async def test_it_changes_nothing_that_the_control_plane_decides(thief: Thief, h
 
 async def test_it_gives_nobody_money_back(thief: Thief, held: Admission) -> None:
     who = Who(key=KEY, agent="bot")
-    negative = RequestAdmitted("req_thief", 1, who, "stripe", "x", "POST", "/", Amounts(usd=-500, requests=1))
+    now_ns = thief.product.clock.wall_ns()
+    negative = RequestAdmitted("req_thief", now_ns, who, "stripe", "x", "POST", "/", Amounts(usd=-500, requests=1))
     await thief.write(negative)
     await n1_is_as_before(thief, held)
 

@@ -42,11 +42,15 @@ class Endpoint:
 
     process: subprocess.Popen[str]
     port: int
+    host: str = "127.0.0.1"
 
     def client(self, login: tuple[str, str] = WRITER, **options: Any) -> Client:
         return clickhouse_connect.get_client(
             host="127.0.0.1", port=self.port, username=login[0], password=login[1], **options
         )
+
+    def admit_reader(self) -> None:
+        """READER may read the views from the beginning."""
 
     def resident_bytes(self) -> int:
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")

@@ -1,10 +1,14 @@
-"""One contract, three kinds of stream: in memory, a real nats-server, a cluster of three. Import the fixture `logs`."""
+"""One contract, four kinds of stream: in memory, a real nats-server, a cluster of three, a nats-server in a container.
+
+Import the fixture `logs`.
+"""
 
 import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from support.nats_cluster import RunningCluster
@@ -13,6 +17,9 @@ from support.nats_server import RunningNats, running_nats
 from events.log.memory import MemoryStream
 from events.log.port import AppendPort, AppendUncertain, FenceExpectation, PubAck, StreamPort
 from events.subjects import NODES_STREAM, node_fence, node_log
+
+if TYPE_CHECKING:
+    from support.containers import ContainedNats
 
 STREAM_BYTES = 64 << 20
 
@@ -56,7 +63,7 @@ def over_nats(server: RunningNats | RunningCluster, nodes: StreamPort) -> LogHar
     return LogHarness(nodes, appender)
 
 
-@pytest.fixture(params=["memory", "jetstream", "cluster"])
+@pytest.fixture(params=["memory", "jetstream", "cluster", "container"])
 async def logs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[LogHarness]:
     if request.param == "memory":
         memory = MemoryStream(NODES_STREAM, now_ns=time.time_ns, max_bytes=STREAM_BYTES)
@@ -72,6 +79,13 @@ async def logs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
             yield over_nats(shared, (await shared.streams())[1])
         finally:
             await shared.clear()
+        return
+    if request.param == "container":
+        contained: ContainedNats = request.getfixturevalue("contained_nats")
+        try:
+            yield over_nats(contained, (await contained.streams())[1])
+        finally:
+            await contained.clear()
         return
     async with running_nats(tmp_path) as server:
         harness = over_nats(server, (await server.streams())[1])
