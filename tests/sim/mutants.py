@@ -33,6 +33,7 @@ from events.state.budget import Budget
 from events.state.four import ZERO, negative
 from events.state.keys import KeyFold
 from events.state.leases import Leases
+from events.subjects import CONTROL_FENCE
 from events.types import KeyIssued, KeyRevoked, RequestAdmitted
 
 Mutant = Callable[[pytest.MonkeyPatch], None]
@@ -277,11 +278,15 @@ def no_mark_before_a_refusal(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_takeover_does_not_wait_for_the_fold(patch: pytest.MonkeyPatch) -> None:
-    """F4: a new leader begins with what it happens to have folded."""
+    """F4: a new leader begins with its own fence and what it happens to have folded before."""
 
-    async def what_is_here(self: Any, _: int) -> None:
+    async def what_is_here(self: Any, sequence: int) -> None:
         for message in await self.follower.next_batch(timeout_s=0.001):
             self._fold(message)
+        if self._position() < sequence:
+            newest = await self._port.get(sequence)
+            if newest is not None and newest.subject == CONTROL_FENCE:
+                self._fold(newest)
 
     patch.setattr(following.Replay, "through", what_is_here)
 

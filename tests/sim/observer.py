@@ -7,6 +7,7 @@
 | P2 | a 402 is given | its line really was too full at some instant of the wait (or `exhausted_ttl` before it) |
 | P3 | a vendor call starts, a chunk is relayed | no stop of its key or agent had been confirmed |
 | P4 | a vendor call starts | its intent is stored and still open |
+| L2, L3 | a node's batch is stored | its incarnation is not fenced; its number is the next one |
 | A3 | a vendor call starts, a chunk is relayed | the incarnation was not fenced `proof_ttl` ago or earlier |
 | S2 | an answer about an object is stored, and none is under way | it counts for what it is at the vendor, or more |
 
@@ -135,9 +136,10 @@ class Observer:
                 self._node_event(owner.incarnation, sequence, tag, event)
         if owner is not None:
             if owner.incarnation in self.fenced:
-                self.blame(f"{owner.incarnation} wrote its log after its fence")
+                self.blame(f"L2: {owner.incarnation} wrote its log after its fence")
             if batch["n"] != self._batches.get(owner.incarnation, 0) + 1:
-                self.blame(f"{owner.incarnation} wrote batch {batch['n']} after {self._batches.get(owner.incarnation)}")
+                before = self._batches.get(owner.incarnation)
+                self.blame(f"L3: {owner.incarnation} wrote batch {batch['n']} after {before}")
             self._batches[owner.incarnation] = batch["n"]
 
     def _node_event(self, actor: str, sequence: int, tag: str, event: dict[str, Any]) -> None:
@@ -157,7 +159,7 @@ class Observer:
     def _admitted(self, actor: str, sequence: int, event: dict[str, Any]) -> None:
         request = self.books.admit(actor, event, self._now_ns(), sequence)
         if request is None:
-            self.blame(f"{event['request_id']} was admitted twice")
+            self.blame(f"P1: {event['request_id']} was admitted twice")
             return
         for index, spot in self.books.spots_of(request.accounts, request.at_ns):
             self._check_cap(request, index, spot)

@@ -68,7 +68,7 @@ async def _read(cluster: Cluster, ref: str, probes: Sequence[Probe], node: SimNo
     for probe in probes:
         plan = Plan(0, ref=ref, reads=True, acts_s=0.001, answers_s=0.001)
         if await node.call(Call(probe.token, 0, plan, identity=probe.identity)) == "sent":
-            await _until_folded(cluster)
+            await until_folded(cluster)
             cluster.world.observer.check_read_object(ref)
             return
 
@@ -78,7 +78,7 @@ async def _probe(cluster: Cluster, probe: Probe, node: SimNode) -> None:
     observer = cluster.world.observer
     # A node may repeat the last probe's refusal for a moment (rule G7).
     await asyncio.sleep(1.5 * cluster.world.timing.exhausted_ttl_ms / 1000)
-    await _until_folded(cluster)
+    await until_folded(cluster)
     assert node.governor is not None
     room = _room(cluster, probe, node.governor.now_ns())
     if room is None or _suspended(cluster, probe.key):
@@ -134,7 +134,7 @@ def _room(cluster: Cluster, probe: Probe, at_ns: int) -> int | None:
 
 async def _figures(cluster: Cluster) -> None:
     """The fold and the observer agree, and no node has more than the ledger has lent it."""
-    await _until_folded(cluster)
+    await until_folded(cluster)
     leading = cluster.leading
     assert leading is not None
     assert leading.leader is not None
@@ -152,7 +152,7 @@ async def _figures(cluster: Cluster) -> None:
             observer.blame(f"P1: nodes have {free} of {line}, the ledger has lent {figure.leased}")
 
 
-async def _until_folded(cluster: Cluster) -> None:
+async def until_folded(cluster: Cluster) -> None:
     """Until nodes have written all they have to say, and the leader has folded it; heartbeats leave such moments."""
     world = cluster.world
     for _ in range(20_000):
@@ -168,7 +168,7 @@ async def _until_folded(cluster: Cluster) -> None:
 
 
 async def _replay(cluster: Cluster) -> None:
-    await _until_folded(cluster)
+    await until_folded(cluster)
     leading = cluster.leading
     assert leading is not None
     assert leading.leader is not None

@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sim.cluster import Cluster
 from sim.epochs import NOON, Epoch, begin_ns
@@ -36,18 +36,27 @@ class When:
 ANY_TIME = When()
 
 
+class Rehearsal(NamedTuple):
+    """`failed`: an expectation of the scene itself that was not met."""
+
+    cluster: Cluster
+    failed: AssertionError | None
+
+
 def play(act: Act, *, nodes: int = 2, controls: int = 1, seed: int = 1, when: When = ANY_TIME) -> Cluster:
     """Play a scene to its end, in virtual time; fails on any violation that the observer has seen."""
-    cluster = rehearse(act, nodes=nodes, controls=controls, seed=seed, when=when)
+    cluster, failed = rehearse(act, nodes=nodes, controls=controls, seed=seed, when=when)
+    if failed is not None:
+        raise failed
     assert cluster.world.observer.violations == []
     assert cluster.world.errors == []
     return cluster
 
 
-def rehearse(act: Act, *, nodes: int = 2, controls: int = 1, seed: int = 1, when: When = ANY_TIME) -> Cluster:
-    """Play a scene; what the observer has seen is left to the caller."""
+def rehearse(act: Act, *, nodes: int = 2, controls: int = 1, seed: int = 1, when: When = ANY_TIME) -> Rehearsal:
+    """Play a scene as far as it goes; what it and the observer have to say is left to the caller."""
 
-    async def main() -> Cluster:
+    async def main() -> Rehearsal:
         world = World(seed, wall_ns=begin_ns(when.epoch, when.before_s))
         world.observer.books.zones = dict.fromkeys(when.accounts, when.epoch.zone)
         tap = LogTap(world.observer.note)
@@ -59,13 +68,15 @@ def rehearse(act: Act, *, nodes: int = 2, controls: int = 1, seed: int = 1, when
         try:
             await cluster.start()
             await act(cluster)
+        except AssertionError as error:
+            return Rehearsal(cluster, error)
         finally:
             root.removeHandler(tap)
             root.setLevel(level)
-        return cluster
+        return Rehearsal(cluster, None)
 
-    cluster: Cluster = run_virtual(main())
-    return cluster
+    rehearsal: Rehearsal = run_virtual(main())
+    return rehearsal
 
 
 async def until(world: World, what: Callable[[], Any], patience_s: float = 10.0) -> None:

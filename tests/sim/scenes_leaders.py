@@ -14,7 +14,8 @@ from sim.scene import Messages, a_key, pay, until
 
 from controlplane.commands.key_stops import resume, suspend
 from controlplane.errors import NotLeading
-from events.subjects import FEED
+from events.log.faults import PublishFate
+from events.subjects import CONTROL_FENCE, CONTROL_STREAM, FEED
 from schemas.api import Usd
 
 MS = 1_000_000
@@ -123,6 +124,28 @@ async def a_takeover_while_the_fold_lags(cluster: Cluster) -> None:
     await asyncio.sleep(1.0)
     left = 10 - 10 * ends.count("sent")
     assert await other.call(pay(key, left + 1)) == "cap_exhausted"
+
+
+async def a_grant_is_not_folded_yet(cluster: Cluster) -> None:
+    """10: what the old leader lends while its fence is under way reaches the next one late; it is not lent again."""
+    world, node, other = cluster.world, *cluster.nodes
+    key = await a_key(cluster, 20)
+    before = world.control.state().last_sequence
+
+    def slow_fence(process: str, subject: str, _: str) -> PublishFate | None:
+        return PublishFate((0.1,), 0.001) if (process, subject) == ("c2", CONTROL_FENCE) else None
+
+    def lags(process: str, stream: str, sequence: int) -> float | None:
+        return 0.5 if (process, stream) == ("c2", CONTROL_STREAM) and sequence > before else None
+
+    world.network.publish_scripts.append(slow_fence)
+    world.network.delivery_scripts.append(lags)
+    cluster.usurp(cluster.controls[1])
+    await asyncio.sleep(0.02)
+    assert await node.call(pay(key, 10, 0)) == "sent"  # which leaves 10 lent and free
+    await until(world, lambda: cluster.controls[1].leads)
+    assert await other.call(pay(key, 20, acts_s=0.2)) == "sent"
+    assert await node.call(pay(key, 10)) == "cap_exhausted"
 
 
 async def an_idle_leader_is_deposed(cluster: Cluster) -> None:

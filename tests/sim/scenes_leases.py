@@ -10,7 +10,7 @@ from sim.cluster import Cluster
 from sim.scene import Appends, Messages, a_key, fence_ns, leader_of, pay, total_of, until
 
 from events.log.faults import PublishFate
-from events.subjects import CONTROL_LOG, NODE_MARK
+from events.subjects import CONTROL_LOG, NODE_MARK, NODES_STREAM
 from schemas.api import Usd
 
 
@@ -96,6 +96,22 @@ async def a_refusal_shows_one_instant(cluster: Cluster) -> None:
     await reconciling
     await until(world, lambda: waits.end)
     assert waits.end == "sent"
+
+
+async def a_refusal_waits_for_the_fold(cluster: Cluster) -> None:
+    """G4: what a request left over is in the log, and the leader has not read it yet when it is asked."""
+    world, node, other = cluster.world, *cluster.nodes
+    key = await a_key(cluster, 100)
+    assert await node.call(pay(key, 1)) == "sent"
+    await asyncio.sleep(0.1)
+    long = node.send(pay(key, 99, 0, acts_s=0.3))
+    await until(world, lambda: leader_of(cluster).budget.line(total_of(key), "UTC").held == 99)
+    world.network.delivery_scripts.append(lambda _, stream, __: 0.4 if stream == NODES_STREAM else None)
+    await until(world, lambda: long.end)
+    await asyncio.sleep(0.15)  # longer than a node may repeat a refusal
+    assert world.observer.line(total_of(key)) == (1, 0)
+    assert leader_of(cluster).budget.line(total_of(key), "UTC").held == 99, "the scene needs a fold that lags"
+    assert await other.call(pay(key, 50)) == "sent"
 
 
 async def both_hold_half(cluster: Cluster) -> None:

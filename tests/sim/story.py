@@ -148,4 +148,4 @@ class Story:
             await asyncio.sleep(0.05)
         for task in (operator, *self.clients.tasks):
             if not task.cancelled() and (error := task.exception()) is not None:
-                raise error
+                self.world.observer.blame(f"{'stuck' if isinstance(error, NoAnswer) else 'crashed'}: {error!r}")

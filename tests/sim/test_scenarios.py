@@ -12,6 +12,7 @@ ONE_CONTROL = [
     scenes_leases.a_lowered_cap_meets_a_long_request,
     scenes_leases.an_overrun_is_not_forgotten,
     scenes_leases.a_refusal_shows_one_instant,
+    scenes_leases.a_refusal_waits_for_the_fold,
     scenes_leases.both_hold_half,
     scenes_leases.a_grant_comes_after_its_recall,
     scenes_leases.a_lost_grant_is_asked_for_again,
@@ -28,6 +29,7 @@ TWO_CONTROLS = [
     scenes_leaders.a_stale_leader_feeds_a_new_node,
     scenes_leaders.a_snapshot_from_before_a_revocation,
     scenes_leaders.a_takeover_while_the_fold_lags,
+    scenes_leaders.a_grant_is_not_folded_yet,
     scenes_leaders.an_idle_leader_is_deposed,
     scenes_leaders.a_stale_leader_has_nothing_to_record,
 ]

@@ -195,7 +195,7 @@ class Traffic:
             amount = wanted.bound.of(line.split(":")[2])
             self._observer.refused(record.request_ids[-1], line, amount, record.arrived_ns, record.node)
         elif refusal.code in {"cap_exhausted", "key_spent"}:
-            self._observer.blame(f"a cap's refusal names no line: {refusal}")
+            self._observer.blame(f"P2: a cap's refusal names no line: {refusal}")
         return refusal
 
     @staticmethod
