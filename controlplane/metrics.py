@@ -6,7 +6,7 @@ Every family is described in docs/OPERATIONS.md, and a test holds that page agai
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
@@ -68,11 +68,12 @@ class ControlMetrics:
     def render(self) -> bytes:
         """The text format, version 0.0.4."""
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_ProcessCollector(self._seen, self._answers))
+        registry.register(_Figures(self._seen, self._answers))
+        ProcessCollector(registry=registry)
         return bytes(generate_latest(registry))
 
 
-class _ProcessCollector(Collector):
+class _Figures(Collector):
     def __init__(self, seen: Seen, answers: Mapping[tuple[str, str, str], Histogram]) -> None:
         self._seen = seen
         self._answers = answers

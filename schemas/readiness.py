@@ -22,7 +22,6 @@ class ReasonKind(NamedTuple):
 
 
 REASONS: dict[str, ReasonKind] = {
-    "starting": ReasonKind(("control", "node"), False, "Wait; a start takes seconds, with a long log a minute."),
     "draining": ReasonKind(("control", "node"), False, "It was told to stop; another process goes on."),
     "nats_unreachable": ReasonKind(
         ("control", "node", "audit"), False, "Look at nats-server and the network; the connection repairs itself."
@@ -41,7 +40,11 @@ REASONS: dict[str, ReasonKind] = {
         True,
         "The logs are too full to admit requests; commands work. Widen the stream, or let it be trimmed.",
     ),
-    "not_ready": ReasonKind(("control",), False, "The message says what is missing; look at the control planes' logs."),
+    "not_ready": ReasonKind(
+        ("control",),
+        False,
+        "The message says what is missing. A start takes seconds, with a long log a minute; then look at the logs.",
+    ),
     "not_joined": ReasonKind(
         ("node",), False, "It asks the control plane for a new incarnation; see that one leads, and the slot is known."
     ),

@@ -28,6 +28,10 @@ JSON over HTTP. Requests carry `Authorization: Bearer <operator token>`; a token
   more; a repeat waits for the same.
 - `POST /v1/keys` with an `Idempotency-Key` gives the same answer again, token included, for ten minutes.
 - `reason` (a field of bodies, a parameter of `DELETE`) is kept with the change in the audit.
+- Any of several control planes may be asked. Reads are answered by each; changes go on to the one that leads, and its
+  answer comes back. While none leads, changes answer 503 `not_leading`: repeat them.
+- `GET /readyz` answers 200 or 503 with `{"ready", "role", "reasons": [{"code", "message", "remedy", "warning"}]}`;
+  [OPERATIONS.md](OPERATIONS.md) has the codes. Vault keys are never accepted here, nor operator tokens by proxies.
 
 ## Endpoints and roles
 

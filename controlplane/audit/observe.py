@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 from aiohttp import web
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -34,6 +34,7 @@ class AuditObserver:
         self._bus = bus
         self._registry = CollectorRegistry()
         self._registry.register(AuditCollector(self.progress))
+        ProcessCollector(registry=self._registry)
 
     def progress(self) -> dict[str, Progress]:
         return {log: writer.progress for log, writer in self._writers.items()}

@@ -16,8 +16,10 @@ def read_settings(path: Path) -> Settings:
     """Load a configuration file. Raises CliError with every problem, a line each."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CliError(f"{path}: cannot be read: {type(error).__name__}", EXIT_REFUSED) from None
+    except OSError as error:
+        raise CliError(f"{path} cannot be read: {error.strerror}", EXIT_REFUSED) from None
+    except UnicodeDecodeError:
+        raise CliError(f"{path} is not text in UTF-8", EXIT_REFUSED) from None
     try:
         return load_settings(text, str(path), os.environ)
     except ConfigError as error:

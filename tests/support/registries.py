@@ -90,9 +90,11 @@ def audit_text(rig: Rig) -> str:
 
 
 def families(text: str) -> dict[str, Any]:
-    """By name as it is scraped (counters with `_total`), each once."""
+    """By name as it is scraped (counters with `_total`), each once; without the client library's own (`process_*`)."""
     found: dict[str, Any] = {}
     for family in text_string_to_metric_families(text):
+        if family.name.startswith("process_"):
+            continue
         name = f"{family.name}_total" if family.type == "counter" else family.name
         assert name not in found, name
         found[name] = family

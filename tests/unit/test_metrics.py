@@ -91,6 +91,12 @@ def test_every_alert_and_every_reason_is_documented() -> None:
         assert f"| `{code}` | {', '.join(reason.of)} | {warns} | {reason.remedy} |" in text
 
 
+def test_every_reason_is_given_by_somebody() -> None:
+    files = [path for plane in ("controlplane", "dataplane") for path in (PAGE.parents[1] / plane).rglob("*.py")]
+    given = {code for path in files for code in re.findall(r"reason\(\s*'?\"?(\w+)[\"']", path.read_text())}
+    assert given == set(REASONS)
+
+
 def _value(found: dict[str, Any], name: str, **labels: str) -> float:
     return next(
         sample.value for sample in found[name].samples if sample.labels == labels or (not labels and not sample.labels)
