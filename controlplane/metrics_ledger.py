@@ -7,8 +7,7 @@ Sums of leases and the named accounts are of the last whole round of `CapWalk`: 
 hundred capped lines in use, and a second more for each further five hundred.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client.core import Metric
 
@@ -22,17 +21,10 @@ NAME = "ringfence_control"
 
 def ledger_metrics(replica: Replica) -> Iterable[Metric]:
     budget = replica.budget
-    held: Counter[str] = Counter()
-    unknown: Counter[str] = Counter()
-    unknown_outcomes = 0
-    for request in budget.open.values():
-        if request.unknown and request.counted is None:
-            unknown_outcomes += 1
-            _add(unknown, request.bound)
-        elif not request.unknown:
-            _add(held, request.bound)
+    held = [request.bound for request in budget.open.values() if not request.unknown]
+    unknown = [request.bound for request in budget.open.values() if request.unknown and request.counted is None]
     yield gauge(f"{NAME}_open_requests", "Admitted and not ended, or of unknown outcome.", len(budget.open))
-    yield gauge(f"{NAME}_unknown_outcomes", "Requests held at their bound until reconciled.", unknown_outcomes)
+    yield gauge(f"{NAME}_unknown_outcomes", "Requests held at their bound until reconciled.", len(unknown))
     yield gauges(f"{NAME}_held", "Bounds of requests in flight, by meter.", ("meter",), _amounts(held))
     yield gauges(f"{NAME}_unknown", "Bounds of requests of unknown outcome, by meter.", ("meter",), _amounts(unknown))
     yield counter(f"{NAME}_overruns", "Requests that cost more than their bound.", budget.overruns.requests)
@@ -67,10 +59,7 @@ def _place(figure: CapFigure) -> tuple[str, str, str, str]:
     return figure.kind, figure.id, figure.meter, figure.window
 
 
-def _add(sums: Counter[str], bound: tuple[int, int, int, int]) -> None:
-    for meter, amount in zip(METERS, bound, strict=True):
-        sums[meter] += amount
-
-
-def _amounts(sums: Counter[str]) -> list[tuple[tuple[str], float]]:
-    return [((meter,), in_unit(meter, sums[meter])) for meter in METERS]
+def _amounts(bounds: Sequence[tuple[int, int, int, int]]) -> list[tuple[tuple[str], float]]:
+    """Their sums, by meter. Column by column: twenty thousand in flight take a few milliseconds of the leader's."""
+    sums = map(sum, zip(*bounds, strict=True)) if bounds else (0,) * len(METERS)
+    return [((meter,), in_unit(meter, amount)) for meter, amount in zip(METERS, sums, strict=True)]
