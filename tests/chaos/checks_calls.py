@@ -11,8 +11,9 @@ or **absent** went out although the log says that it did not, or says nothing. T
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
+from functools import partial
 
 from chaos.accounts import Request
 from chaos.evidence import CENT, Entry, Evidence, arrived_ns, arrived_wall_ns, digest_of, finding, key_of, name_of
@@ -58,10 +59,10 @@ def _groups(evidence: Evidence) -> Iterator[tuple[list[Entry], list[Request]]]:
 
 def _recorded(evidence: Evidence) -> list[str]:
     """Each call has a request of its own that was recorded before, and not released; the audit shows it as sent."""
-    without: dict[str, list[str]] = {}
+    without: dict[str, list[Callable[[], str]]] = {}
     for calls, requests in _groups(evidence):
         for what in filter(None, (_lacks(calls, requests), _lacks_in_audit(evidence, calls, requests))):
-            without.setdefault(what, []).append(evidence.case(calls[:3], requests[:6]))
+            without.setdefault(what, []).append(partial(evidence.case, calls, requests))
     return [text for what, cases in without.items() for text in finding(f"P4: vendor calls {what}", cases)]
 
 
@@ -98,7 +99,7 @@ def _answered(evidence: Evidence) -> list[str]:
             continue
         request = evidence.requests.get(call.request_id)
         if request is None or request.ended == "released":
-            cases.append(f"  {call} {request}\n{evidence.told({call.request_id})}")
+            cases.append(partial(evidence.told, f"{call} {request}", call.request_id))
     return finding("P4: answered calls without a record", cases)
 
 
@@ -115,8 +116,8 @@ def _counted_once(evidence: Evidence) -> list[str]:
         held = sum(request.bound for request in requests if not request.ended)
         shown, shown_held = (_shown(evidence, requests, column) for column in ("actual_usd", "held_usd"))
         if not (settled <= moved <= settled + held and shown <= moved <= shown + shown_held):
-            figures = f"  moved {moved}; log: settled {settled}, held {held}; audit: {shown}, {shown_held}\n"
-            cases.append(figures + evidence.case(calls, requests))
+            figures = f"moved {moved}; log: settled {settled}, held {held}; audit: {shown}, {shown_held}"
+            cases.append(partial(evidence.case, calls, requests, figures))
     return finding("double counts, or money that is not counted", cases)
 
 
@@ -140,7 +141,7 @@ def _tokens(evidence: Evidence) -> list[str]:
             continue
         counted = (event.get("input_tokens", 0), event.get("output_tokens", 0))
         if counted != (usage["prompt_tokens"], usage["completion_tokens"]):
-            cases.append(f"  {call.name} {usage}\n{evidence.told({call.request_id})}")
+            cases.append(partial(evidence.told, f"{call.name} {usage}", call.request_id))
     return finding("tokens that differ from the vendor's", cases)
 
 
@@ -159,7 +160,11 @@ def _tokens_once(evidence: Evidence) -> list[str]:
     for entry in evidence.entries:
         if usage := entry["usage"]:
             billed[key_of(entry)] += usage["prompt_tokens"] + usage["completion_tokens"]
-    cases = [f"  {key}: {count} settled, {billed[key]} billed" for key, count in settled.items() if count > billed[key]]
+    cases = [
+        partial(str, f"  {key}: {count} settled, {billed[key]} billed")
+        for key, count in settled.items()
+        if count > billed[key]
+    ]
     return finding("double counts of tokens", cases)
 
 
@@ -175,6 +180,6 @@ def _after_revocation(evidence: Evidence) -> list[str]:
         late_ms = (arrived_ns(entry) - key.revoked_ns) / 1e6
         ledger = evidence.ledger
         requests = ledger.by_digest.get(digest_of(entry)) or ledger.by_key[key.id][-2:]
-        told = evidence.told({request.id for request in requests})
-        cases.append(f"  {entry['marker']} {late_ms:.1f} ms after the 204\n{told}")
+        what = f"{entry['marker']} {late_ms:.1f} ms after the 204"
+        cases.append(partial(evidence.told, what, *(request.id for request in requests)))
     return finding("P3: forwarded after revocation", cases)

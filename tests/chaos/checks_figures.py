@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 
 from chaos.evidence import CENT, SHOWN, Evidence, Figures, finding, key_of
 from chaos.load import Call
@@ -39,7 +40,7 @@ def check_figures(evidence: Evidence) -> list[str]:
         *_unexplained(evidence),
         *_audit(evidence),
         *_sums(evidence),
-        *finding("P5", [] if evidence.one_order else ["  the ledger depends on how the two logs are interleaved"]),
+        *([] if evidence.one_order else ["P5: the ledger depends on how the two logs are interleaved"]),
     ]
 
 
@@ -62,7 +63,7 @@ def _within_caps(evidence: Evidence) -> list[str]:
         caps = [cap for cap in course.values if cap is not None] if course is not None else []
         most = max(caps, default=0) * (len(days) if name[1] == "day" else 1)
         if caps and amount > most:
-            cases.append(f"  {name} moved {amount} at the vendor, its cap was never above {most}")
+            cases.append(partial(str, f"  {name} moved {amount} at the vendor, its cap was never above {most}"))
     return finding("P1: overspend", cases)
 
 
@@ -80,13 +81,14 @@ def _refusals(evidence: Evidence) -> list[str]:
         accounts = (f"key:{key.id}", f"agent:chaos-{key.role}")
         span = (call.began_ns + to_wall_ns - EXHAUSTED_TTL_NS, call.ended_ns + to_wall_ns)
         if not key.capped or not evidence.ledger.did_not_fit(accounts, call.cents * CENT, *span):
-            cases.append(f"  {key.role} {call}\n{evidence.told({call.request_id})}")
+            cases.append(partial(evidence.told, f"{key.role} {call}", call.request_id))
     return finding("P2: false refusals", cases)
 
 
 def _unexplained(evidence: Evidence) -> list[str]:
     """Refusals that no fault of a storm makes right: for a key that was not revoked, or from a defect of ours."""
-    cases = [f"  {call}\n{evidence.told({call.request_id})}" for call in evidence.traffic.calls if _odd(evidence, call)]
+    odd = [call for call in evidence.traffic.calls if _odd(evidence, call)]
+    cases = [partial(evidence.told, call, call.request_id) for call in odd]
     return finding("refusals that nothing explains", cases)
 
 
@@ -111,8 +113,10 @@ def _audit(evidence: Evidence) -> list[str]:
             wanted = "refused"  # admitted, never sent, and its client was told why
         shown = evidence.rows.get(request.id, {}).get("outcome", "missing")
         if shown != wanted:
-            cases.append(f"  {request.id}: log {state}, audit {shown}\n{evidence.told({request.id})}")
-    cases += [f"  {name} is in the audit alone" for name in evidence.rows.keys() - evidence.requests.keys()]
+            cases.append(partial(evidence.told, f"{request.id}: log {state}, audit {shown}", request.id))
+    cases += [
+        partial(str, f"  {name} is in the audit alone") for name in evidence.rows.keys() - evidence.requests.keys()
+    ]
     return finding("P5: the audit differs from the log", cases)
 
 
@@ -126,7 +130,7 @@ def _sums(evidence: Evidence) -> list[str]:
     for key in evidence.traffic.keys:
         log, shown = figures(evidence, key), evidence.shown.get(key)
         if audit[key] != log or shown != log:
-            cases.append(f"  {key}: log {log}, audit {audit[key]}, API {shown}")
+            cases.append(partial(str, f"  {key}: log {log}, audit {audit[key]}, API {shown}"))
     return finding("P5: sums of a key differ", cases)
 
 

@@ -64,24 +64,27 @@ class Evidence:
         """OpenAI's calls by key: they have no name that the log knows."""
         return _grouped(self.entries, "openai", key_of)
 
-    def told(self, names: set[str]) -> str:
-        """Everything that the logs say of these requests."""
-        return "\n".join(f"    {fact}" for fact in about(self.facts, names))
+    def told(self, what: object, *names: str) -> str:
+        """Something, and everything that the logs say of these requests."""
+        return "\n".join([f"  {what}", *(f"    {fact}" for fact in about(self.facts, set(names)))])
 
-    def case(self, calls: Sequence[Entry], requests: Sequence[Request]) -> str:
+    def case(self, calls: Sequence[Entry], requests: Sequence[Request], what: str = "") -> str:
         """Some calls in full: what the vendor saw, what became of their requests, and all that the logs say."""
-        said = [f"  {call['marker']}: {call['outcome']} {call['status']} {call['moves']}" for call in calls]
+        calls, requests = calls[:SHOWN], requests[:SHOWN]
+        said = [f"  {what}"] if what else []
+        said += [f"  {call['marker']}: {call['outcome']} {call['status']} {call['moves']}" for call in calls]
         for request in requests:
             shown = self.rows.get(request.id, {}).get("outcome", "missing")
             said.append(
                 f"  {request.id}: log {request.state}, audit {shown}, bound {request.bound}, actual {request.actual}"
             )
-        return "\n".join(said) + "\n" + self.told({request.id for request in requests})
+        return self.told("\n".join(said).lstrip(), *(request.id for request in requests))
 
 
-def finding(promise: str, cases: Sequence[str]) -> list[str]:
-    """One finding for all cases of a kind; none without a case."""
-    return [f"{promise}: {len(cases)} cases\n" + "\n".join(cases[:SHOWN])] if cases else []
+def finding(promise: str, cases: Sequence[Callable[[], str]]) -> list[str]:
+    """One finding for all cases of a kind; none without a case. Each tells itself, and only the first ones do."""
+    told = "\n".join(case() for case in cases[:SHOWN])
+    return [f"{promise}: {len(cases)} cases\n{told}"] if cases else []
 
 
 def key_of(entry: Entry) -> str:

@@ -21,7 +21,8 @@ from chaos.record import Record
 LONG_S = 600.0
 SHORT_S = 90.0
 """Under two minutes with the start before it and the reckoning after it, on two cores that others use too."""
-SHORT_SEED = 233_031
+SHORT_SEED = 518
+"""Its schedule strikes the most sorts of processes in the most ways of some thousands."""
 WORKERS = 4
 CLUSTER = ("--controls", "2", "--nats-servers", "3")
 
