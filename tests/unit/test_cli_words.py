@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -11,6 +12,10 @@ from controlplane.cli.client import EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_WRONG, 
 from controlplane.cli.keys import issue
 from controlplane.cli.main import cli
 from controlplane.cli.words import explain, failure
+from controlplane.up.datadir import DataDir
+from controlplane.up.machine import UpOptions
+from controlplane.up.supervisor import announce
+from schemas.settings import Settings
 
 URL = "http://gateway:8081"
 
@@ -92,6 +97,19 @@ async def test_an_answer_that_is_no_json_is_said_to_be_none() -> None:
         with pytest.raises(CliError, match="not as a control plane") as caught:
             await asyncio.to_thread(Client(url, "rfo_x").call, "GET", "/v1/keys")
     assert caught.value.exit_code == EXIT_REFUSED
+
+
+def test_up_says_where_everything_is_and_a_command_that_works_there(tmp_path: Path) -> None:
+    said: list[str] = []
+    options = UpOptions(Path("elsewhere"), Settings(), None, "127.0.0.1", 0, 0, 0, 0, workers=1, demo=True)
+    endpoints = {name: f"http://{name}" for name in ("proxy", "control", "clickhouse")}
+    endpoints["controls"] = "http://control,http://second"
+    with DataDir(tmp_path) as data_dir:
+        announce(said.append, options, data_dir, endpoints)
+    text = "\n".join(said)
+    assert "http://proxy/stripe" in text
+    assert "standing by: http://second" in text
+    assert "--data-dir elsewhere keys issue" in said[-2]
 
 
 @pytest.mark.parametrize(
