@@ -2,15 +2,16 @@
 
     python -m controlplane.up.compose [--config ringfence.yaml] compose/private
 
-    DIR/control-1.json, control-2.json     the control planes
-    DIR/audit.json                         the audit, which writes to the ClickHouse server
-    DIR/proxy-n1.json, proxy-n2.json       the nodes, with the vendors' real credentials
-    DIR/nats.env, clickhouse.env           the servers' passwords, for their environment
-    DIR/compose.env                        who owns these files: `docker compose --env-file DIR/compose.env up`
-    DIR/operator-token                     the first operator's
+    DIR/control-1/settings.json, control-2     the control planes
+    DIR/audit/settings.json                    the audit, which writes to the ClickHouse server
+    DIR/proxy-n1/settings.json, proxy-n2       the nodes, with the vendors' real credentials
+    DIR/nats.env, clickhouse.env               the servers' passwords, for their environment
+    DIR/compose.env                            who owns these files: `docker compose --env-file DIR/compose.env up`
+    DIR/operator-token                         the first operator's
 
 All are for their owner alone. What was generated before is kept, so that the command can be repeated after a change
-of the configuration; `docker compose kill -s HUP proxy-n1` then makes a node read its credentials again.
+of the configuration; `docker compose kill -s HUP proxy-n1` then makes a node read its credentials again. (So each has
+a directory, which is what is mounted: a file that is replaced would stay the old one inside.)
 """
 
 import os
@@ -89,13 +90,14 @@ def write_files(directory: Path, settings: Settings) -> None:
             {"RINGFENCE_PRIVATE": str(directory.resolve())}
             | {"RINGFENCE_UID": str(os.getuid()), "RINGFENCE_GID": str(os.getgid())}
         ),
-        "audit.json": msgspec.json.encode(_audit(vault)),
+        "audit/settings.json": msgspec.json.encode(_audit(vault)),
     }
     for host in CONTROL_HOSTS:
-        files[f"{host}.json"] = msgspec.json.encode(_control(host, vault, settings, token_sha256(token)))
+        files[f"{host}/settings.json"] = msgspec.json.encode(_control(host, vault, settings, token_sha256(token)))
     for slot in SLOTS:
-        files[f"proxy-{slot}.json"] = msgspec.json.encode(_proxy(slot, vault, settings))
+        files[f"proxy-{slot}/settings.json"] = msgspec.json.encode(_proxy(slot, vault, settings))
     for name, content in files.items():
+        (directory / name).parent.mkdir(mode=PRIVATE_DIR, exist_ok=True)
         write_private(directory / name, content)
 
 

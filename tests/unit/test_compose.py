@@ -50,17 +50,21 @@ def services(private: Path) -> dict[str, Any]:
         for mount in service.get("volumes", []):
             source = mount.split(":")[0]
             is_path = source.startswith((".", "/"))
-            assert (COMPOSE / source).is_file() if is_path else source in document["volumes"], mount
+            assert (COMPOSE / source).exists() if is_path else source in document["volumes"], mount
     return found
 
 
 def loaded(private: Path) -> dict[str, ControlProcess | AuditProcess | NodeSettings]:
     """Each process's settings, by its service, read as the process does."""
     found: dict[str, ControlProcess | AuditProcess | NodeSettings] = {
-        host: read_process_settings(private / f"{host}.json", ControlProcess) for host in CONTROL_HOSTS
+        host: read_process_settings(private / host / "settings.json", ControlProcess) for host in CONTROL_HOSTS
     }
-    found["audit"] = read_process_settings(private / "audit.json", AuditProcess)
-    return found | {f"proxy-{slot}": read_settings(private / f"proxy-{slot}.json", slot) for slot in SLOTS}
+    found["audit"] = read_process_settings(private / "audit/settings.json", AuditProcess)
+    return found | {f"proxy-{slot}": read_settings(private / f"proxy-{slot}/settings.json", slot) for slot in SLOTS}
+
+
+def written(private: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(private)): path.read_bytes() for path in private.rglob("*") if path.is_file()}
 
 
 def test_every_process_is_given_the_settings_that_were_written_for_it(private: Path) -> None:
@@ -69,7 +73,8 @@ def test_every_process_is_given_the_settings_that_were_written_for_it(private: P
         role, option, inside = found[name]["command"]
         assert (role, option) == (name.partition("-")[0], "--settings")
         mounts = {mount.split(":")[1]: mount.split(":")[0] for mount in found[name]["volumes"]}
-        assert mounts[inside] == str(private / f"{name}.json")
+        assert inside == "/etc/ringfence/settings.json"
+        assert mounts["/etc/ringfence"] == str(private / name), "a directory, so that a replaced file is seen at SIGHUP"
         assert settings.ready_mark.startswith("/run/ringfence/")
         assert found[name]["tmpfs"][0].startswith("/run/ringfence:")
         if isinstance(settings, ControlProcess):
@@ -126,29 +131,32 @@ def test_nats_server_accepts_the_configuration_with_these_variables(private: Pat
 
 
 def test_secrets_are_for_their_owner_and_for_those_who_need_them(private: Path) -> None:
-    for path in private.iterdir():
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
-    assert stat.S_IMODE(private.stat().st_mode) == 0o700
-    holders = {path.name for path in private.iterdir() if CREDENTIAL in path.read_text()}
-    assert holders == {f"proxy-{slot}.json" for slot in SLOTS}, "the control plane needs no vendor's credential"
+    for path in (private, *private.rglob("*")):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+    holders = {name for name, content in written(private).items() if CREDENTIAL.encode() in content}
+    assert holders == {f"proxy-{slot}/settings.json" for slot in SLOTS}, (
+        "the control plane needs no vendor's credential"
+    )
     token = (private / "operator-token").read_text().strip()
-    assert {p.name for p in private.iterdir() if token in p.read_text()} == {"operator-token", "secrets.json"}
+    holders = {name for name, content in written(private).items() if token.encode() in content}
+    assert holders == {"operator-token", "secrets.json"}
     control = variables(private / "nats.env")["RF_NATS_control"]
     for slot in SLOTS:
-        assert control not in (private / f"proxy-{slot}.json").read_text()
+        assert control.encode() not in written(private)[f"proxy-{slot}/settings.json"]
     public = "".join(path.read_text() for path in COMPOSE.rglob("*") if path.is_file() and "private" not in path.parts)
     for word in (*variables(private / "nats.env").values(), token):
         assert word not in public
 
 
 def test_a_repeat_keeps_the_secrets_and_takes_the_new_configuration(private: Path) -> None:
-    before = {path.name: path.read_bytes() for path in private.iterdir()}
+    before = written(private)
     write_files(private, SETTINGS)
-    assert {path.name: path.read_bytes() for path in private.iterdir()} == before
+    assert written(private) == before
     changed = {"stripe": Upstream(adapter="stripe", credential="sk_live_rotated")}
     write_files(private, msgspec.structs.replace(SETTINGS, upstreams=changed))
-    after = {path.name: path.read_bytes() for path in private.iterdir()}
-    assert {name for name, content in after.items() if content != before[name]} == {"proxy-n1.json", "proxy-n2.json"}
+    after = written(private)
+    changed_files = {name for name, content in after.items() if content != before[name]}
+    assert changed_files == {f"proxy-{slot}/settings.json" for slot in SLOTS}
 
 
 def test_the_command_reads_a_configuration_and_says_what_is_next(tmp_path: Path) -> None:
@@ -157,7 +165,10 @@ def test_the_command_reads_a_configuration_and_says_what_is_next(tmp_path: Path)
     done = CliRunner().invoke(main, ["--config", str(config), str(tmp_path / "private")])
     assert done.exit_code == 0, done.output
     assert done.output.startswith("docker compose -f compose/docker-compose.yaml --env-file ")
-    assert read_settings(tmp_path / "private/proxy-n1.json").settings.upstreams["stripe"].credential == "sk_live_file"
+    assert (
+        read_settings(tmp_path / "private/proxy-n1/settings.json").settings.upstreams["stripe"].credential
+        == "sk_live_file"
+    )
 
 
 def test_the_images_are_built_of_what_is_there(private: Path) -> None:
