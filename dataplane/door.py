@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from dataplane.answer import message
+from dataplane.core.backlog import CEILING, Backlog
 from dataplane.core.glance import glance, token_in
 from dataplane.core.path import parse_target
 from dataplane.core.route import Route
@@ -93,6 +94,7 @@ class Door:
         self._draw = draw
         self._places: dict[tuple[bytes, bytes], _Place | None] = {}
         self.shedder = metrics.shedder = Shedder(time.thread_time_ns)
+        self._backlog = metrics.backlog = Backlog()
 
     def arrive(self, connection: Connection, data: bytes, *, plain: bool = True) -> Shed | None:
         """Bytes have come on a connection that is between two messages. None: they go to the parser.
@@ -103,8 +105,11 @@ class Door:
         if token != connection.token:
             connection.token = token
             connection.flow = self._flow(token)
-        if self.shedder.arrive(connection.flow):
-            connection.arrived_ns = self._clock.elapsed_ns()
+        now_ns = self._clock.elapsed_ns()
+        if (self._backlog.limit == CEILING or self._log_takes(connection.flow, now_ns)) and self.shedder.arrive(
+            connection.flow
+        ):
+            connection.arrived_ns = now_ns
             return None
         return self._turn_away(connection, data, plain=plain)
 
@@ -122,12 +127,32 @@ class Door:
                 connection.turned_away = False
                 return False
             # It came in pieces, or behind another one: it has not been counted before.
-            if not self.shedder.arrive(connection.flow):
+            if not self._log_takes(connection.flow, now_ns) or not self.shedder.arrive(connection.flow):
                 return False
             arrived_ns = now_ns
         connection.arrived_ns = 0
         self.shedder.start(connection.flow, arrived_ns, now_ns)
+        if now_ns >= self._backlog.look_at_ns:
+            self._look_at_log(now_ns)
         return True
+
+    # ------------------------------------------------------------------ the log
+
+    def _log_takes(self, flow: str, now_ns: int) -> bool:
+        """Whether one more may wait for the log."""
+        if now_ns >= self._backlog.look_at_ns:
+            self._look_at_log(now_ns)
+        incarnation = self._governor.node.incarnation
+        if incarnation is None or self._backlog.limit == CEILING:
+            return True
+        return self._backlog.admits(flow, incarnation.log.queued_events, now_ns)
+
+    def _look_at_log(self, now_ns: int) -> None:
+        node = self._governor.node
+        stats, incarnation = node.membership.stats, node.incarnation
+        appends, events = sum(stats.append_us.counts), stats.batch_events.total
+        stalled_ns = incarnation.log.stalled_ns() if incarnation is not None else 0
+        self._backlog.look(now_ns, appends, events, stats.append_us.total, stalled_ns)
 
     # ------------------------------------------------------------------ who
 

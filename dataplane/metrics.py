@@ -7,10 +7,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from dataplane.core.backlog import Backlog
 from dataplane.core.shed import Shedder
 from dataplane.governor import Governor
 from dataplane.metrics_node import node_metrics
@@ -32,6 +33,7 @@ class Metrics:
         self.defects = 0
         self.shed = 0
         self.shedder = Shedder(time.thread_time_ns)
+        self.backlog = Backlog()
         self.sources: list[Callable[[], Iterable[Metric]]] = []
         """What else to collect, from parts that the governor does not know."""
         self.overhead_us = Histogram(BUCKETS_US)
@@ -54,6 +56,7 @@ class _NodeCollector(Collector):
         yield counter("ringfence_shed", "Requests refused at the door.", metrics.shed)
         yield gauge("ringfence_door_queue", "Requests that nobody has looked at yet.", metrics.shedder.queued)
         yield gauge("ringfence_door_limit", "How many may be in that queue.", metrics.shedder.limit)
+        yield gauge("ringfence_door_log_limit", "How many events may wait for the log.", metrics.backlog.limit)
         yield counter("ringfence_defects", "Exceptions that should not happen.", metrics.defects)
         yield gauge("ringfence_in_flight", "Admitted requests that have not ended.", len(node.inflight))
         yield from node_metrics(node)
@@ -65,4 +68,5 @@ def exposition(metrics: Metrics, governor: Governor) -> bytes:
     """The text format. It is asked for every few seconds and takes a millisecond."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_NodeCollector(metrics, governor))
+    ProcessCollector(registry=registry)
     return generate_latest(registry)
