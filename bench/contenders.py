@@ -39,18 +39,19 @@ def contenders(
             peers.append(up.enter_context(nginx.proxy(scratch, cores.proxy, port)))
             peers.append(up.enter_context(bare.proxy(scratch, cores.proxy, port)))
             for optional in (envoy, portkey, litellm):
-                peers += _optional(run, up, optional.proxy(scratch, cores.proxy, port))
+                peers += optional(run, up, optional.proxy(scratch, cores.proxy, port))
         url = f"http://127.0.0.1:{port}"
         running = up.enter_context(ringfence.stack(scratch / "ringfence", cores, url, settings))
         gateway = ringfence.peer(running)
         peers.append(gateway)
         if others:
-            peers += _optional(run, up, second.compiled(running, cores.proxy))
+            peers += optional(run, up, second.compiled(running, cores.proxy))
         direct = Peer(DIRECT, url, list)
         yield Contenders(direct, peers, gateway, ringfence.issue(running), running)
 
 
-def _optional(run: Run, up: contextlib.ExitStack, proxy: contextlib.AbstractContextManager[Peer]) -> list[Peer]:
+def optional(run: Run, up: contextlib.ExitStack, proxy: contextlib.AbstractContextManager[Peer]) -> list[Peer]:
+    """The proxy, if it is installed; else it is noted that it is not."""
     try:
         return [up.enter_context(proxy)]
     except Missing as missing:

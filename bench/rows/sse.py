@@ -5,8 +5,8 @@ import resource
 from collections.abc import Iterator
 
 from bench.children import free_port
-from bench.contenders import raw_request
-from bench.peers import nginx, ringfence
+from bench.contenders import optional, raw_request
+from bench.peers import nginx, ringfence, second
 from bench.peers.base import Peer
 from bench.processes import cpu_ns, resident_bytes
 from bench.run import Run, ratio
@@ -26,7 +26,7 @@ def measure(run: Run) -> list[str]:
     """Markdown lines."""
     costs: dict[str, list[float]] = {}
     settings = VendorSettings(free_port(), chunks=CHUNKS, pause_s=PAUSE_S)
-    with _up(run, ROW, settings) as (peers, token):
+    with _up(run, ROW, settings, compiled=True) as (peers, token):
         for number in range(run.rounds + 1):
             for peer in peers:
                 cost = _round(run, peer, token)
@@ -36,7 +36,9 @@ def measure(run: Run) -> list[str]:
         [name, f"{run.add(ROW, name, 'chunk_us', values):.1f}", f"{min(values):.1f} to {max(values):.1f}"]
         for name, values in costs.items()
     ]
-    ours, theirs = run.find(ROW, "ringfence", "chunk_us"), run.find(ROW, "nginx", "chunk_us")
+    for row in rows:
+        ours, theirs = run.find(ROW, row[0], "chunk_us"), run.find(ROW, "nginx", "chunk_us")
+        row.append(f"{ratio(ours, theirs):.2f}" if ours and theirs else "-")
     return [
         "## Streams of events",
         "",
@@ -45,9 +47,7 @@ def measure(run: Run) -> list[str]:
             "and a write of its own. nginx with `proxy_buffering off`."
         ),
         "",
-        *table(["proxy", "CPU us/chunk", "rounds"], rows),
-        f"Ringfence / nginx: {ratio(ours, theirs):.2f}" if ours and theirs else "",
-        "",
+        *table(["proxy", "CPU us/chunk", "rounds", "x nginx"], rows),
     ]
 
 
@@ -70,7 +70,7 @@ def measure_idle(run: Run) -> list[str]:
         run.note(f"only {files} files may be open, so {count} idle streams instead of {IDLE_STREAMS}")
     settings = VendorSettings(free_port(), chunks=1_000, pause_s=AN_HOUR_S)
     with _up(run, "idle", settings, max_concurrent=count + 100) as (peers, token):
-        gateway = peers[-1]
+        gateway = peers[1]
         before = resident_bytes(gateway.pids())
         port, request = raw_request(gateway, token, stream=True)
         with streaming(StreamPlan(port, request, count, hold=True), run.cores.load) as streams:
@@ -92,8 +92,10 @@ def measure_idle(run: Run) -> list[str]:
 
 
 @contextlib.contextmanager
-def _up(run: Run, name: str, settings: VendorSettings, **upstream: object) -> Iterator[tuple[list[Peer], str]]:
-    """The proxies before a vendor that streams (nginx first, Ringfence last), and a token."""
+def _up(
+    run: Run, name: str, settings: VendorSettings, *, compiled: bool = False, **upstream: object
+) -> Iterator[tuple[list[Peer], str]]:
+    """The proxies before a vendor that streams (nginx, Ringfence, and with compiled modules), and a token."""
     scratch, cores = run.scratch / name, run.cores
     scratch.mkdir()
     with contextlib.ExitStack() as up:
@@ -102,12 +104,19 @@ def _up(run: Run, name: str, settings: VendorSettings, **upstream: object) -> It
         running = up.enter_context(
             ringfence.stack(scratch / "ringfence", cores, f"http://127.0.0.1:{port}", dict(upstream))
         )
-        yield [plain, ringfence.peer(running)], ringfence.issue(running)
+        peers = [plain, ringfence.peer(running)]
+        if compiled:
+            peers += optional(run, up, second.compiled(running, cores.proxy))
+        yield peers, ringfence.issue(running)
 
 
 def _allow_files() -> int:
     """As many open files as the system lets this process have, for it and its children. Returns how many."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < FILES:
+        with contextlib.suppress(ValueError, OSError):  # root alone may have more than it was given
+            resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
+            return FILES
     wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return wanted
