@@ -38,8 +38,8 @@ def contenders(
         if others:
             peers.append(up.enter_context(nginx.proxy(scratch, cores.proxy, port)))
             peers.append(up.enter_context(bare.proxy(scratch, cores.proxy, port)))
-            for optional in (envoy, portkey, litellm):
-                peers += optional(run, up, optional.proxy(scratch, cores.proxy, port))
+            for other in (envoy, portkey, litellm):
+                peers += optional(run, up, other.proxy(scratch, cores.proxy, port))
         url = f"http://127.0.0.1:{port}"
         running = up.enter_context(ringfence.stack(scratch / "ringfence", cores, url, settings))
         gateway = ringfence.peer(running)

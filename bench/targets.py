@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from bench.report import Result
+from bench.rows.fairness import SCENES
 from bench.run import Figure, ratio
 from bench.stats import table
 
@@ -76,7 +77,16 @@ TARGETS = (
     Target("p99 of the admitted at twice / at half the capacity", _plain("overload", "p99_times_half", 1), 3, 3, "x"),
     Target("recovery after the overload", _plain("overload", "recovery_s", 1), 1, 1, "s"),
     Target("CPU per refused request in overload", _plain("overload", "shed_us", 1), 20, 10, "us"),
-    Target("change of an agent's p99 beside a runaway", _plain("fairness", "p99_change", 0.01), 20, 20, "%"),
+    *(
+        Target(
+            f"an agent's p99 beside a runaway: {scene.name}",
+            _plain("fairness", "p99_change", 0.01, scene.name),
+            20,
+            20,
+            "%",
+        )
+        for scene in SCENES
+    ),
 )
 
 

@@ -3,8 +3,8 @@
 Nothing is switched off. The key has caps in dollars over three windows, a daily cap on requests, rate limits, an
 endpoint and a model allowlist; its agent, its team and the organisation have budgets: each request reserves in four
 accounts, and its intent is durable before it goes out. On the shared core, where each has a machine of its own in
-production, the generator and the vendor come first, the log and the control plane then, and the audit, which works off
-what has happened, last.
+production, generator, vendor and log come first, the control plane then, and the audit, which works off what has
+happened, last.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from support.stack import Stack, running_stack
 
-from bench.machine import HIGH, Cores, pin, precede, yield_the_core
+from bench.machine import HIGH, HIGHEST, Cores, pin, precede, yield_the_core
 from bench.payload import MODEL, PATH
 from bench.peers.base import Peer, Pids
 from bench.processes import family
@@ -42,7 +42,7 @@ def stack(
     with running_stack(directory / "data", workers=1, arguments=("--config", str(config))) as running:
         for pid in family(running.process.pid):
             pin(pid, cores.load)
-            precede(pid, HIGH)
+            precede(pid, HIGHEST if _program(pid) == "nats-server" else HIGH)
         for pid in running.worker_pids().values():
             pin(pid, cores.proxy)
             precede(pid)
@@ -50,8 +50,8 @@ def stack(
         yield running
 
 
-def issue(running: Stack, agent: str = "bench-agent") -> str:
-    """A key with everything on; returns its token."""
+def issue(running: Stack, agent: str = "bench-agent", per_minute: int = PER_MINUTE) -> str:
+    """A key with everything on, and so many requests a minute; returns its token."""
     caps = {"daily_usd_cap": AMPLE_USD, "monthly_usd_cap": AMPLE_USD}
     running.control("PUT", f"/v1/agents/{agent}", {"owner": "bench-team", "purpose": "measure"})
     for account in (f"agent/{agent}", "team/bench-team", "org/default"):
@@ -63,7 +63,7 @@ def issue(running: Stack, agent: str = "bench-agent") -> str:
         per_request_usd_cap="1",
         total_usd_cap=AMPLE_USD,
         daily_request_cap=AMPLE_COUNT,
-        rate_limit_rpm=PER_MINUTE,
+        rate_limit_rpm=per_minute,
         rate_limit_tpm=PER_MINUTE,
         allowed_endpoints=["GET /v1/models", f"POST {PATH}"],
         models=[MODEL, "gpt-4o"],

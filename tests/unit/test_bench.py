@@ -15,6 +15,7 @@ from bench.payload import ANSWER_BYTES, REQUEST_BYTES, answer_body, request_body
 from bench.report import Result, read, result_of, write
 from bench.run import Figure, Run, ratio
 from bench.stats import percentile
+from bench.targets import Mixed, verdicts
 
 
 def result(**cpu_us: tuple[float, ...]) -> Result:
@@ -35,6 +36,24 @@ def test_only_ratios_within_a_run_are_compared_and_ten_percent_is_the_line() -> 
     assert any("worse" in line for line in lines)
     with pytest.raises(Incomparable):
         compare(result(ringfence=(60.0,)), then)
+
+
+def test_ratios_over_peers_of_other_versions_are_not_compared() -> None:
+    then = result(ringfence=(60.0, 62.0), nginx=(20.0, 20.0))
+    other = replace(then, machine={**then.machine, "programs": {"nginx": "9.99"}})
+    with pytest.raises(Incomparable, match="same versions"):
+        compare(result(ringfence=(60.0, 62.0), nginx=(20.0, 20.0)), other)
+
+
+def test_a_run_is_judged_by_what_is_promised_and_two_runs_are_not_mixed() -> None:
+    kept = result(**{"ringfence": (60.0, 62.0), "nginx": (20.0, 20.0), "bare aiohttp": (100.0, 100.0)})
+    told = "\n".join(verdicts([kept]))
+    assert "| CPU per request / nginx | <= 6 x | <= 4 x | 3.05 x | aim |" in told
+    assert "| CPU per request / bare aiohttp | <= 0.75 x | <= 0.5 x | 0.61 x | must |" in told
+    slow = result(ringfence=(130.0, 130.0), nginx=(20.0, 20.0))
+    assert "| 6.50 x | **missed** |" in "\n".join(verdicts([slow]))
+    with pytest.raises(Mixed, match="different runs"):
+        verdicts([kept, slow])
 
 
 def test_a_ratio_is_taken_round_by_round() -> None:
