@@ -306,7 +306,11 @@ class Leader:
 
     def _fold_control(self, message: Stored) -> None:
         """An append of ours is stored: fold it, and tell everybody whom it concerns."""
-        events = self.replica.apply_control(message)
+        try:
+            events = self.replica.apply_control(message)
+        except Exception as error:
+            self._on_defect("fold of the control log", error)  # whoever asked for it cannot know what else is broken
+            raise
         self.recorder.control_folded(message)
         for event in events:
             if isinstance(event, NodeJoined):

@@ -73,6 +73,14 @@ class Recorder:
             await self._save()
 
     async def _save(self) -> None:
+        if (self._replica.control_seq, self._replica.nodes.seq) != (self._control.sequence, self._nodes.sequence):
+            # The fold of a message has failed half-way. The next start must come upon that message again.
+            _log.critical(
+                "no checkpoint: what follows control %d or nodes %d could not be folded",
+                self._control.sequence,
+                self._nodes.sequence,
+            )
+            return
         folded = self._folded()
         through = {CONTROL_STREAM: self._control.sequence, NODES_STREAM: self._nodes.sequence}
         began_ns = self._clock.elapsed_ns()

@@ -11,7 +11,7 @@ from support.seats import Chair, chairs, until
 from controlplane.errors import NotLeading
 from controlplane.seat import LeadershipEnded
 from events import subjects
-from events.codec import decode_batch
+from events.codec import CodecError, decode_batch
 from events.log.faults import PublishFate
 from events.state.replica import Replica
 from events.types import LeaderStarted, NodeJoined
@@ -374,3 +374,39 @@ async def test_a_defect_ends_the_process(rig: Rig) -> None:
     with pytest.raises(LeadershipEnded, match="fold of the node logs"):
         await leader.task
     await leader.seat.close()
+
+
+@scenario
+async def test_what_cannot_be_folded_is_not_forgotten_by_the_next_start(rig: Rig) -> None:
+    """A checkpoint kept at the end of a process whose fold has failed would begin behind the message."""
+    (leader,) = await chairs(rig, 1)
+    await leader.seat.execute(issue(), BY)
+    rig.nodes.store(subjects.node_fence("n1", "n1-x"), b"not a batch", None, None)
+    with pytest.raises(LeadershipEnded):
+        await leader.task
+    await leader.seat.close()
+    again = Chair(rig, "c1", checkpoints=leader.checkpoints)
+    with pytest.raises(CodecError):
+        await asyncio.wait_for(again.task, 60)
+    await again.seat.close()
+
+
+@scenario
+async def test_a_change_that_cannot_be_folded_ends_the_process(rig: Rig) -> None:
+    """It is in the log, so going on would be leading with a state that the log does not give."""
+    (leader,) = await chairs(rig, 1)
+
+    def broken(*_: object) -> None:
+        raise KeyError("a defect")
+
+    leader.seat.budget.apply_control = broken  # type: ignore[attr-defined]
+    with pytest.raises(KeyError):
+        await leader.seat.execute(issue(), BY)
+    with pytest.raises(LeadershipEnded, match="fold of the control log"):
+        await asyncio.wait_for(leader.task, 60)
+    await leader.seat.close()
+    again = Chair(rig, "c1", checkpoints=leader.checkpoints)
+    await until(lambda: again.leads)
+    assert "vk_1" in again.seat.state.keys
+    assert again.seat.replica.dump() == folded(rig)
+    await end_all(again)

@@ -17,18 +17,26 @@ from events.log.faults import StreamFaults
 class Chair:
     """One control plane's machine. `fail` is the exception that ended its seat, if one did."""
 
-    def __init__(self, rig: Rig, name: str, faults: StreamFaults | None = None, url: str = "") -> None:
+    def __init__(
+        self,
+        rig: Rig,
+        name: str,
+        faults: StreamFaults | None = None,
+        url: str = "",
+        checkpoints: MemoryCheckpoints | None = None,
+    ) -> None:
         self.rig = rig
         self.name = name
         self.process: Process = process(name)
         self.client = rig.bus.client(name)
+        self.checkpoints = checkpoints or MemoryCheckpoints()
         self.seat = Seat(
             Logs(rig.control.port(faults), rig.nodes.port(faults)),
             self.client,
             rig.clock,
             rig.random.randbytes,
             rig.timing,
-            MemoryCheckpoints(),
+            self.checkpoints,
             url=url or f"http://{name}",
         )
         self.task = self.process.run(self.seat.run(), "seat")
