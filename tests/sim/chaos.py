@@ -105,7 +105,7 @@ class Chaos:
         self._climate = climate
         self._trim = trim
         self._random = Random()
-        self._repairs: set[asyncio.Task[None]] = set()
+        self._repairs: list[asyncio.Task[None]] = []
         self._running: asyncio.Task[None] | None = None
         self.faults = 0
 
@@ -116,8 +116,10 @@ class Chaos:
             self._running = asyncio.create_task(self._run(), name="chaos")
 
     async def stop(self) -> None:
-        """Nothing goes wrong any more: everybody lives, runs, and reaches everybody."""
+        """Nothing goes wrong any more: everybody lives, runs, and reaches everybody. Raises what ended it before."""
         for task in (*self._repairs, *((self._running,) if self._running else ())):
+            if task.done():
+                task.result()
             task.cancel()
         self._world.network.weather = CALM
         self._world.network.heal()
@@ -179,7 +181,7 @@ class Chaos:
                 cluster.usurp(random.choice(cluster.controls))
             case "full":
                 stream = random.choice((self._world.control, self._world.nodes))
-                stream.max_bytes = stream.state().bytes + random.choice((0, 500, 20_000))
+                stream.max_bytes = stream.state().size_bytes + random.choice((0, 500, 20_000))
                 self._repair(for_s, lambda: setattr(stream, "max_bytes", UNBOUNDED))
             case "refuse":
                 name = random.choice((CONTROL_STREAM, NODES_STREAM))
@@ -240,6 +242,4 @@ class Chaos:
             await asyncio.sleep(after_s)
             repair()
 
-        task = asyncio.create_task(later(), name="repair")
-        self._repairs.add(task)
-        task.add_done_callback(self._repairs.discard)
+        self._repairs.append(asyncio.create_task(later(), name="repair"))

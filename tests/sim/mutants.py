@@ -237,13 +237,13 @@ def a_settlement_counts_when_it_comes(patch: pytest.MonkeyPatch) -> None:
     """A request's end is counted in the windows of its end, not in those of its admission."""
     end = Budget._end
 
-    def late(self: Budget, seq: int, event: Any) -> None:
+    def late(self: Budget, seq: int, actor: str, event: Any) -> None:
         request = self.open.get(event.request_id)
         if request is not None and event.outcome == "settled":
             move(request.spot, negative(request.bound), ZERO)
             request.spot = self.tally.spot(request.key, request.agent, request.owner, event.at_ns)
             move(request.spot, request.bound, ZERO)
-        end(self, seq, event)
+        end(self, seq, actor, event)
 
     patch.setattr(Budget, "_end", late)
 

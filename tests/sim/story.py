@@ -146,6 +146,6 @@ class Story:
                 self.world.observer.blame(f"stuck: {len(open_)} requests, operator {operator.done()}: {open_[:2]}")
                 return
             await asyncio.sleep(0.05)
-        for task in (operator, *self.clients.tasks):
+        for task in tasks:
             if not task.cancelled() and (error := task.exception()) is not None:
                 self.world.observer.blame(f"{'stuck' if isinstance(error, NoAnswer) else 'crashed'}: {error!r}")

@@ -19,6 +19,9 @@ MAX_SEEDS = 60
 
 MANY_SEEDS = 400
 
+MISFIT = re.compile(r"crashed: (TypeError|AttributeError|NameError)")
+"""A mutant that does not fit the code any more proves nothing."""
+
 EXPECTATION = "the scene's own"
 """What the scene itself wants to see was not there."""
 
@@ -76,9 +79,12 @@ def found(first: int, count: int, climate: str) -> Iterator[set[str]]:
     """What each seed says is broken."""
     for seed in range(first, first + count):
         try:
-            yield {kind_of(violation) for violation in run_seed(seed, climate).violations}
+            violations = run_seed(seed, climate).violations
         except AssertionError:
-            yield {"stuck"}  # it does not even get as far as a verdict
+            violations = ["stuck"]  # it does not even get as far as a verdict
+        yield {kind_of(violation) for violation in violations}
+        misfits = [violation for violation in violations if MISFIT.search(violation)]
+        assert not misfits, "the mutant does not fit the code"
 
 
 BY_SCENES: list[tuple[Mutant, Act, int, str]] = [
