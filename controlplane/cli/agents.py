@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import click
 
-from controlplane.cli.context import CONTEXT_SETTINGS, NAME, Context, given, json_option, limit_option, note_more
+from controlplane.cli.context import CONTEXT_SETTINGS, Context, a_name, given, json_option, limit_option, note_more
 from controlplane.cli.output import print_fields, print_json, print_rows
 
 AGENT_COLUMNS = ("name", "state", "owner", "purpose", "cost_center")
@@ -32,7 +32,7 @@ def list_agents(obj: Context, /, *, limit: int, as_json: bool) -> None:
 
 
 @agents.command()
-@click.argument("name", type=NAME)
+@click.argument("name", type=a_name)
 @json_option
 @click.pass_obj
 def show(obj: Context, /, name: str, *, as_json: bool) -> None:
@@ -46,7 +46,7 @@ def show(obj: Context, /, name: str, *, as_json: bool) -> None:
 
 def _on_agent(action: str, done: str) -> click.Command:
     @click.command(action, help=f"{action.capitalize()} an agent and with it all its keys.")
-    @click.argument("name", type=NAME)
+    @click.argument("name", type=a_name)
     @click.pass_obj
     def run(obj: Context, name: str) -> None:
         obj.client().call("POST", f"/v1/agents/{quote(name, safe='')}/{action}")
@@ -66,7 +66,7 @@ def budgets() -> None:
 
 @budgets.command("set")
 @click.argument("kind", type=click.Choice(["agent", "team", "org"]))
-@click.argument("name", type=NAME)
+@click.argument("name", type=a_name)
 @click.option("--hourly-cap", "hourly_usd_cap", metavar="USD")
 @click.option("--daily-cap", "daily_usd_cap", metavar="USD")
 @click.option("--monthly-cap", "monthly_usd_cap", metavar="USD")

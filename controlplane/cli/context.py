@@ -29,18 +29,12 @@ class Context:
         return find_client(self._url, self._token, self.data_dir)
 
 
-class Name(click.ParamType):
-    """An id or a name: anything but nothing."""
+def a_name(value: str) -> str:
+    """A type of arguments: an id or a name, anything but nothing. Raises BadParameter."""
+    if not value.strip():
+        raise click.BadParameter("it is empty")
+    return value
 
-    name = "text"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not str(value).strip():
-            self.fail("it is empty", param, ctx)
-        return str(value)
-
-
-NAME = Name()
 
 MAX_LIMIT = 1_000
 """Rows of one list that the server gives."""

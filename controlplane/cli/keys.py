@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import click
 
-from controlplane.cli.context import CONTEXT_SETTINGS, NAME, Context, given, json_option, limit_option, note_more
+from controlplane.cli.context import CONTEXT_SETTINGS, Context, a_name, given, json_option, limit_option, note_more
 from controlplane.cli.output import print_fields, print_json, print_rows
 
 LIST_COLUMNS = ("id", "label", "agent", "state", "upstreams", "spent_today", "expires_at")
@@ -82,7 +82,7 @@ def _spent_today(row: dict[str, Any]) -> Any:
 
 
 @keys.command()
-@click.argument("key", type=NAME)
+@click.argument("key", type=a_name)
 @json_option
 @click.pass_obj
 def show(obj: Context, /, key: str, *, as_json: bool) -> None:
@@ -100,7 +100,7 @@ def show(obj: Context, /, key: str, *, as_json: bool) -> None:
 
 def _on_key(action: str, done: str) -> click.Command:
     @click.command(action, help=f"{action.capitalize()} a key.")
-    @click.argument("key", type=NAME)
+    @click.argument("key", type=a_name)
     @click.pass_obj
     def run(obj: Context, key: str) -> None:
         obj.client().call("POST", f"/v1/keys/{quote(key, safe='')}/{action}")
@@ -114,7 +114,7 @@ keys.add_command(_on_key("resume", "works again"))
 
 
 @keys.command()
-@click.argument("key", type=NAME, required=False)
+@click.argument("key", type=a_name, required=False)
 @click.option("--agent", help="Every key of this agent.")
 @click.option("--team", help="Every key of this team's agents.")
 @click.option("--run", help="Every key of this run.")

@@ -9,8 +9,8 @@ from controlplane.cli.client import EXIT_REFUSED, Client, CliError
 from controlplane.cli.context import (
     CONTEXT_SETTINGS,
     MAX_LIMIT,
-    NAME,
     Context,
+    a_name,
     given,
     json_option,
     limit_option,
@@ -29,7 +29,7 @@ def operators() -> None:
 
 
 @operators.command()
-@click.argument("name", type=NAME)
+@click.argument("name", type=a_name)
 @click.option("--role", type=click.Choice(ROLES), required=True)
 @click.option("--expires-in", help='Such as "90d". [default: never]')
 @json_option
@@ -56,7 +56,7 @@ def list_operators(obj: Context, /, *, as_json: bool) -> None:
 
 
 @operators.command()
-@click.argument("operator", type=NAME)
+@click.argument("operator", type=a_name)
 @click.option("--overlap", help='How long the old token goes on working. [default: "24h"]')
 @click.option("--expires-in", help="Of the new token. [default: as long as the old one was to last]")
 @json_option
@@ -76,7 +76,7 @@ def rotate(obj: Context, /, operator: str, *, as_json: bool, **options: Any) -> 
 
 
 @operators.command()
-@click.argument("operator", type=NAME)
+@click.argument("operator", type=a_name)
 @click.option("--reason", help="Kept with the change in the audit.")
 @click.pass_obj
 def revoke(obj: Context, operator: str, reason: str | None) -> None:

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import click
 
-from controlplane.cli.context import CONTEXT_SETTINGS, NAME, Context, given, json_option, limit_option, note_more
+from controlplane.cli.context import CONTEXT_SETTINGS, Context, a_name, given, json_option, limit_option, note_more
 from controlplane.cli.output import print_fields, print_json, print_rows
 
 GROUPS = ("agent", "team", "purpose", "cost_center", "key", "run", "user", "feature", "upstream", "model", "day")
@@ -112,7 +112,7 @@ def list_requests(obj: Context, /, *, from_: str | None, as_json: bool, **filter
 
 
 @requests.command("show")
-@click.argument("request_id", type=NAME)
+@click.argument("request_id", type=a_name)
 @json_option
 @click.pass_obj
 def show_request(obj: Context, request_id: str, *, as_json: bool) -> None:
