@@ -44,7 +44,13 @@ MAX_NAMED = 4_000
 SLICE_REQUESTS = 50_000
 """Requests merged by one statement of a migration, under the engine's limit for a statement's memory."""
 
+_TURNS = frozenset({"Fenced", "RequestReconciled"})
+
 TURNS = "(type IN ('Fenced', 'RequestReconciled') OR resolves != '')"
+
+PLACE = "bitShiftLeft(seq, 20) + idx AS place"
+"""One number for an event's place in the log: compared ten times as fast as a pair. No message holds a million events,
+and no stream 16 trillion messages."""
 
 Run = Callable[[str, dict[str, Any]], Awaitable[Sequence[Sequence[Any]]]]
 """Runs a statement until it is acknowledged."""
@@ -54,10 +60,19 @@ Run = Callable[[str, dict[str, Any]], Awaitable[Sequence[Sequence[Any]]]]
 class Pending:
     """Blocks that are not merged yet. `lost`: requests of which earlier events may be anywhere."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: int = 0
+    touched: set[str] = field(default_factory=set)
+    """Requests that have an event there."""
+    turns: list[Row] = field(default_factory=list)
+    """Events that change what other requests' rows mean."""
     lost: set[str] = field(default_factory=set)
     from_seq: int = 0
     to_seq: int = 0
+
+    def add(self, rows: Collection[Row]) -> None:
+        self.rows += len(rows)
+        self.touched.update(row["request_id"] for row in rows if row.get("request_id"))
+        self.turns += [row for row in rows if row["type"] in _TURNS or row.get("resolves")]
 
 
 class Merger:
@@ -87,8 +102,9 @@ class Merger:
         found = await self._run(sql, {"log": self._log, "merged": merged[0][0]})
         rows: list[Row] = [dict(zip(names, values, strict=True)) for values in found]
         if rows:
-            lost = {row["request_id"] for row in rows if row["request_id"]}
-            self._pending = Pending(rows, lost, min(row["seq"] for row in rows), max(row["seq"] for row in rows))
+            pending = self._pending = Pending(from_seq=min(row["seq"] for row in rows))
+            pending.add(rows)
+            pending.lost, pending.to_seq = set(pending.touched), max(row["seq"] for row in rows)
             await self.merge()
         if self._log == "nodes":
             sql = "SELECT request_id FROM ringfence.request_rows FINAL WHERE outcome IN ('open', 'unknown')"
@@ -98,15 +114,16 @@ class Merger:
         """The rows of a block, as they are stored, are to be merged."""
         told = [row for row in rows if row.get("request_id") or row["type"] == "Fenced"]
         pending = self._pending
-        pending.rows += told
+        pending.add(told)
         pending.lost |= self._place(told)
+        pending.lost |= self._shrink() & pending.touched
         pending.from_seq = pending.from_seq or from_seq
         pending.to_seq = to_seq
 
     @property
     def is_due(self) -> bool:
         """Whether so much is waiting that the next block must wait for it."""
-        return len(self._pending.rows) >= DUE_ROWS
+        return self._pending.rows >= DUE_ROWS
 
     async def merge(self) -> None:
         """Bring the requests up to date that the added blocks concern."""
@@ -114,15 +131,14 @@ class Merger:
         if not pending.rows:
             return
         lost, span = pending.lost, {"log": self._log, "from": pending.from_seq, "to": pending.to_seq}
-        turns = [row for row in pending.rows if row["type"] in {"Fenced", "RequestReconciled"} or row.get("resolves")]
-        if turns:
+        if pending.turns:
             await self._run(
                 f"INSERT INTO ringfence.turns SELECT * FROM ringfence.events WHERE log = {{log:String}} "  # noqa: S608 - our own text
                 f"AND seq BETWEEN {{from:UInt64}} AND {{to:UInt64}} AND {TURNS}",
                 span,
             )
-            lost |= await self._concerned(turns)
-        touched = {row["request_id"] for row in pending.rows if row.get("request_id")} - lost
+            lost |= await self._concerned(pending.turns)
+        touched = pending.touched - lost
         if touched and len(lost) <= MAX_NAMED:
             await self._merge_span(touched, lost, pending.from_seq, pending.to_seq)
         else:
@@ -150,13 +166,17 @@ class Merger:
             else:
                 over = (OVER,) if _ends(row) else ()
                 self._places[request_id] = (*(place for place in places or () if place != OVER), row["seq"], *over)
-        while len(self._places) > MAX_PLACES:
-            self._forget(next(iter(self._places)))
         return lost
 
-    def _forget(self, request_id: str) -> None:
-        if self._places.pop(request_id)[-1] != OVER:
-            self._unplaced.add(request_id)
+    def _shrink(self) -> set[str]:
+        """Forget the oldest requests' places; returns whose. One that is about to be merged is lost without them."""
+        forgotten = set()
+        while len(self._places) > MAX_PLACES:
+            request_id = next(iter(self._places))
+            forgotten.add(request_id)
+            if self._places.pop(request_id)[-1] != OVER:
+                self._unplaced.add(request_id)
+        return forgotten
 
     async def _concerned(self, turns: Iterable[Row]) -> set[str]:
         """Requests whose rows these change although they are others'."""
@@ -193,8 +213,8 @@ def merge_statement(which: str, reconciled: str = "") -> str:
     body = "\n".join(line for line in script.splitlines() if not line.lstrip().startswith("--"))
     operators = f"request_id {reconciled}" if reconciled else which
     events = (
-        f"SELECT * FROM ringfence.events WHERE log = 'nodes' AND request_id != '' AND {which} "  # noqa: S608 - as above
-        f"UNION ALL SELECT * FROM ringfence.turns FINAL WHERE type = 'RequestReconciled' AND {operators}"
+        f"SELECT *, {PLACE} FROM ringfence.events WHERE log = 'nodes' AND request_id != '' AND {which} "  # noqa: S608 - as above
+        f"UNION ALL SELECT *, {PLACE} FROM ringfence.turns FINAL WHERE type = 'RequestReconciled' AND {operators}"
     )
     return body.replace("/*events*/", events)
 

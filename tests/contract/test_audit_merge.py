@@ -186,6 +186,32 @@ async def test_merged_block_by_block_or_all_at_once_is_the_same(
         assert await store.query(ROWS) == by_block
 
 
+async def test_a_request_that_is_forgotten_in_the_block_that_ends_it_is_merged_from_all_its_events(
+    served: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long call under load: so many others began meanwhile that its intent's place goes as its end comes."""
+    monkeypatch.setattr(merge, "MAX_PLACES", 3)
+    log = Log()
+    async with empty_store(served) as store:
+        writer = LogWriter("nodes", log.port, store, LIMITS)
+        task = asyncio.create_task(writer.run())
+        await log.append(admitted("req_long"))
+        await written(writer, 1)
+        await log.append(settled("req_long", 5), *(admitted(f"req_{n}") for n in range(5)))
+        await written(writer, 2)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        query = "SELECT outcome FROM ringfence.requests WHERE request_id = 'req_long'"
+        assert await store.query(query) == [("settled",)]
+
+
+async def written(writer: LogWriter, through: int) -> None:
+    async with asyncio.timeout(30):
+        while writer.progress.written_through < through:
+            await asyncio.sleep(0.002)
+
+
 async def test_a_directory_of_before_the_merged_rows_is_migrated_once(served: Endpoint) -> None:
     async with empty_store(served) as store:
         log = Log()
