@@ -204,9 +204,11 @@ async def _check(port: StreamPort, position: Position) -> None:
 
 
 async def _check_whole(port: StreamPort, problem: str) -> None:
+    """By the number of messages: the fences of a trimmed stream stay, also at its beginning."""
     state = await port.state()
-    if state.first_sequence > 1:
+    gone = state.last_sequence - state.messages
+    if gone:
         raise Unsafe(
-            f"the checkpoint cannot be read ({problem}), and stream {port.name} begins at {state.first_sequence}:"
-            " what came before is known to nobody else. Restore the checkpoint file from a backup."
+            f"the checkpoint cannot be read ({problem}), and {gone} messages of stream {port.name} have been trimmed:"
+            " what they said is known to nobody else. Restore the checkpoint file from a backup."
         )
