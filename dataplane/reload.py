@@ -4,7 +4,7 @@
 |---|---|
 | credentials of `upstreams` | the next request goes out with them |
 | `nats` | a new connection is made with it; the old one goes on until that stands |
-| the files of `tls` | the next handshake uses them |
+| the files of `tls`, of the node and of `upstreams` | the next handshake uses them |
 
 Everything else counts from the next start. What cannot be used changes nothing, and does not keep the rest back.
 """
@@ -55,6 +55,8 @@ class Reloader:
             self._renewing = asyncio.get_running_loop().create_task(self._renew_nats(), name="renew nats")
 
     def _renew_certificates(self) -> None:
+        for failure in self._destinations.renew_certificates():
+            _log.error("certificates stay as they were: %s", failure)
         if self._tls is None:
             return
         try:

@@ -1,5 +1,6 @@
 """The configured upstreams as a node uses them: dialect, credential, connections, and how many requests are out."""
 
+import ssl
 from collections.abc import Mapping
 
 from dataplane.adapters.port import Adapter, Fx, Prices
@@ -9,6 +10,7 @@ from dataplane.core.scrub import secrets_of
 from dataplane.upstream.client import UpstreamClient
 from dataplane.upstream.origin import Origin
 from dataplane.upstream.settings import UpstreamSettings
+from events.tls import TlsContext, TlsUnusable, client_tls
 from schemas.refusals import Refusal, refuse
 from schemas.settings import Upstream
 
@@ -42,16 +44,27 @@ class Lane:
 
 
 class Destination:
-    """One upstream. `secrets`: what must never appear in an answer. Replaced whole, never changed."""
+    """One upstream. `secrets`: what must never appear in an answer. `tls`: certificates of its own, None for the
+    system's. Replaced whole, never changed.
+    """
 
-    __slots__ = ("adapter", "client", "credential", "lane", "name", "origin", "secrets", "settings")
+    __slots__ = ("adapter", "client", "credential", "lane", "name", "origin", "secrets", "settings", "tls")
 
-    def __init__(self, name: str, settings: Upstream, adapter: Adapter, client: UpstreamClient, lane: Lane) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: Upstream,
+        adapter: Adapter,
+        client: UpstreamClient,
+        lane: Lane,
+        tls: TlsContext | None = None,
+    ) -> None:
         self.name = name
         self.settings = settings
         self.adapter = adapter
         self.client = client
         self.lane = lane
+        self.tls = tls
         self.credential = settings.credential
         self.secrets = secrets_of(settings.credential)
         self.origin, _ = Origin.parse(adapter.origin)
@@ -86,6 +99,17 @@ class Destinations:
                 changed.append(name)
         return changed
 
+    def renew_certificates(self) -> list[str]:
+        """Read the certificates again; connections from then on use them. Returns what cannot be used, and why."""
+        failures = []
+        for name, destination in self.by_name.items():
+            try:
+                if destination.tls is not None:
+                    destination.tls.renew()
+            except TlsUnusable as error:
+                failures.append(f"upstream {name}: {error}")
+        return failures
+
     async def close(self) -> None:
         for destination in self.by_name.values():
             await destination.client.close()
@@ -93,20 +117,33 @@ class Destinations:
     def _build(self, name: str, settings: Upstream, known: Destination | None) -> Destination:
         try:
             adapter = build_adapter(settings.adapter, name, settings, self._prices, self._fx)
-            client = known.client if known is not None else UpstreamClient(_client_settings(settings))
-            lane = known.lane if known is not None else Lane(settings.max_concurrent)
-            return Destination(name, settings, adapter, client, lane)
+            if known is not None:
+                return Destination(name, settings, adapter, known.client, known.lane, known.tls)
+            tls = _tls(settings, adapter.origin)
+            client = UpstreamClient(_client_settings(settings, tls.ssl if tls is not None else None))
+            return Destination(name, settings, adapter, client, Lane(settings.max_concurrent), tls)
         except ValueError as error:
             raise ValueError(f"upstream {name}: {error}") from None
 
 
-def _client_settings(settings: Upstream) -> UpstreamSettings:
+def _tls(settings: Upstream, origin: str) -> TlsContext | None:
+    if settings.tls is None:
+        return None
+    if settings.tls.server_name:
+        raise ValueError("tls.server_name is for other connections; name the host in base_url as its certificate does")
+    if not origin.startswith("https://"):
+        raise ValueError("it has tls, and its base_url is not https")
+    return client_tls(settings.tls, alpn=True)
+
+
+def _client_settings(settings: Upstream, tls: ssl.SSLContext | None) -> UpstreamSettings:
     return UpstreamSettings(
         connect_timeout_s=settings.connect_timeout_s,
         first_byte_timeout_s=settings.first_byte_timeout_s,
         idle_timeout_s=settings.idle_timeout_s,
         total_timeout_s=settings.total_timeout_s,
         max_connections=settings.max_concurrent,
+        tls=tls,
     )
 
 

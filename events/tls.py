@@ -53,12 +53,17 @@ def server_tls(files: TlsServer) -> TlsContext:
     return TlsContext(make, fill)
 
 
-def client_tls(files: TlsClient) -> TlsContext:
-    """For a client: certificate and name of the server are always checked. Raises TlsUnusable."""
+def client_tls(files: TlsClient, *, alpn: bool = False) -> TlsContext:
+    """For a client: certificate and name of the server are always checked. `alpn`: offer HTTP/1.1, and nothing else.
+
+    Raises TlsUnusable.
+    """
 
     def make() -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if alpn:
+            context.set_alpn_protocols(["http/1.1"])
         return context
 
     def fill(context: ssl.SSLContext) -> None:

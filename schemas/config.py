@@ -16,6 +16,7 @@ from schemas.durations import DurationError, parse_duration_s
 from schemas.ids import NAME_RULE, is_name
 from schemas.money import MoneyError, parse_rate
 from schemas.settings import Auth, Defaults, FxRates, PriceSettings, Settings, Timing, Upstream
+from schemas.tls import TlsClient
 from schemas.vendors import RESERVED_NAMES, VENDORS
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -100,6 +101,7 @@ class _Reader:
         if vendor.version_suffix and base_url.endswith(vendor.version_suffix):
             base_url = base_url.removesuffix(vendor.version_suffix)
         self._check_url(node, name, base_url)
+        self._check_tls(node, name, base_url, upstream.tls)
         if not upstream.credential:
             self._problem(node, f"upstreams.{name} has no credential", f'add credential: "${{{vendor.env}}}"')
         elif not upstream.credential.isascii() or not upstream.credential.isprintable() or " " in upstream.credential:
@@ -122,6 +124,20 @@ class _Reader:
                 node,
                 f"upstreams.{name}.base_url is not an origin with an optional prefix",
                 "write https://host or http://host:port/prefix",
+            )
+
+    def _check_tls(self, node: Node, name: str, url: str, tls: TlsClient | None) -> None:
+        if tls is None:
+            return
+        if not url.startswith("https://"):
+            self._problem(node, f"upstreams.{name} has tls, and its base_url is not https", "write https://")
+        if bool(tls.cert_file) != bool(tls.key_file):
+            self._problem(node, f"upstreams.{name}.tls: a certificate needs its key", "write cert_file and key_file")
+        if tls.server_name:
+            self._problem(
+                node,
+                f"upstreams.{name}.tls.server_name is for other connections",
+                "name the host in base_url as its certificate does",
             )
 
     def _check_hosts(self, node: Node | None, upstreams: dict[str, Upstream]) -> None:

@@ -9,6 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from schemas.tls import TlsClient
+
 MS = 1_000_000
 """Nanoseconds in a millisecond."""
 
@@ -86,6 +88,9 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Account-switching headers (lower case) that may pass, such as `stripe-account`; by default none."""
     models: dict[str, str] = {}
     """Deployment or alias -> name in the price list."""
+    tls: TlsClient | None = None
+    """For an https origin whose certificate a private authority signed (`ca_file`), or which asks for one (`cert_file`,
+    `key_file`)."""
 
     def __repr__(self) -> str:
         """Without the credential."""
