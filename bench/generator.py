@@ -6,7 +6,9 @@ from being sent (no coordinated omission). Raw sockets and epoll: some 10 us a r
 Run as a program it reads a `Plan` from its standard input as JSON and writes a list of `Sample` to its standard output.
 """
 
+import gc
 import math
+import os
 import select
 import socket
 import subprocess
@@ -16,6 +18,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 import msgspec
+
+from bench.machine import at_once
 
 REPLY_BYTES = 65_536
 LAST_ANSWERS_S = 5.0
@@ -48,9 +52,11 @@ class Sample(msgspec.Struct, frozen=True, array_like=True):
     status: int
 
 
-def generate(flows: Sequence[Flow], core: int) -> list[Sample]:
-    """Run a plan in a process of its own on `core`. Raises CalledProcessError."""
-    command = ["taskset", "-c", str(core), sys.executable, "-m", "bench.generator"]
+def generate(flows: Sequence[Flow], core: int, *, punctual: bool = False) -> list[Sample]:
+    """Run a plan in a process of its own on `core`. `punctual`: before all other work there, for rates that leave it
+    idle now and then. Raises CalledProcessError.
+    """
+    command = ["taskset", "-c", str(core), sys.executable, "-m", "bench.generator", *(["punctual"] if punctual else [])]
     longest_s = max(sum(seconds for seconds, _ in flow.phases) for flow in flows)
     done = subprocess.run(
         command,
@@ -176,4 +182,7 @@ def _length(head: bytes) -> int:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["punctual"]:
+        at_once(os.getpid())
+    gc.disable()  # nothing here is cyclic, and a pause would be taken for the proxy's
     sys.stdout.buffer.write(msgspec.json.encode(run(msgspec.json.decode(sys.stdin.buffer.read(), type=Plan))))

@@ -1,4 +1,5 @@
-"""Keeps cores awake while latency is measured: idle virtual CPUs halt, and waking them would swamp every figure.
+"""Quiet cores while latency is measured: idle virtual CPUs halt, and waking them would swamp every figure; and where
+others use the machine too, each step of a request's way would wait for them.
 
 A spinner has the lowest priority there is (SCHED_IDLE): whoever wants the core has it at once. Where the kernel groups
 processes by session (autogroup) a priority counts within its group only, so the spinner has a session of its own, and
@@ -9,10 +10,11 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from bench.children import stop
-from bench.machine import Cores
+from bench.machine import Cores, at_once
+from bench.processes import family
 
 _SPIN = """\
 import contextlib, os, pathlib
@@ -26,8 +28,12 @@ while os.getppid() == {parent}:
 
 
 @contextlib.contextmanager
-def awake(cores: Cores) -> Iterator[None]:
-    """Both cores stay awake inside."""
+def awake(cores: Cores, behind: Iterable[int] = ()) -> Iterator[None]:
+    """Both cores stay awake inside. Where that is allowed, what this process has started runs as soon as it can, but
+    for the processes `behind`: those that no request waits for.
+    """
+    for pid in set(family(os.getpid())) - {os.getpid(), *behind}:
+        at_once(pid)
     code = _SPIN.format(parent=os.getpid())
     spinners = [
         subprocess.Popen(["taskset", "-c", str(core), sys.executable, "-I", "-c", code], start_new_session=True)

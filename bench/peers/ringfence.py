@@ -90,5 +90,11 @@ def helpers(running: Stack) -> dict[str, Pids]:
     }
 
 
+def behind(running: Stack) -> list[int]:
+    """What no request waits for."""
+    ready = running.ready_pids()
+    return [running.process.pid, ready["control"], ready["audit"]]
+
+
 def _program(pid: int) -> str:
     return Path(f"/proc/{pid}/comm").read_text().strip()

@@ -78,7 +78,7 @@ def _rounds(run: Run, scene: Scene) -> tuple[list[Sample], list[Sample]]:
     with (
         vendor(scratch, cores.load, settings) as port,
         ringfence.stack(scratch / "ringfence", cores, f"http://127.0.0.1:{port}", {"max_concurrent": 2_000}) as running,
-        awake(cores),
+        awake(cores, ringfence.behind(running)),
     ):
         gateway = ringfence.peer(running)
         other = raw_request(gateway, ringfence.issue(running, "bot"))
@@ -89,7 +89,7 @@ def _rounds(run: Run, scene: Scene) -> tuple[list[Sample], list[Sample]]:
         loud = Flow("runaway", *runaway, ((seconds, RATE * TIMES),), busy_connections)
         for number in range(run.rounds + 1):
             for flows, into in (([quiet], alone), ([quiet, loud], beside)):
-                samples = [s for s in generate(flows, cores.load) if s.flow == "bot"]
+                samples = [s for s in generate(flows, cores.load, punctual=True) if s.flow == "bot"]
                 if number:  # the first round warms up
                     into.extend(samples)
     return alone, beside

@@ -2,6 +2,7 @@
 
 from bench.contenders import Contenders, contenders, raw_request
 from bench.generator import Flow, generate
+from bench.peers import ringfence
 from bench.peers.base import Peer
 from bench.run import Run
 from bench.spinner import awake
@@ -17,7 +18,7 @@ SHARES = {"p50": 0.5, "p99": 0.99}
 def measure(run: Run) -> list[str]:
     """Markdown lines. Per round every contender has its turn, and so has the upstream without any."""
     added: dict[str, dict[str, list[float]]] = {}
-    with contenders(run, ROW) as up, awake(run.cores):
+    with contenders(run, ROW) as up, awake(run.cores, ringfence.behind(up.running)):
         slow = [peer for peer in up.peers if peer.rate is not None]
         for peer in up.peers:
             _percentiles(run, up, peer, WARM_UP_S)
@@ -48,7 +49,7 @@ def measure(run: Run) -> list[str]:
 def _percentiles(run: Run, up: Contenders, peer: Peer, seconds: float) -> dict[str, float]:
     port, request = raw_request(peer, up.token)
     rate = peer.rate or RATE
-    samples = generate([Flow(peer.name, port, request, ((seconds, rate),), CONNECTIONS)], run.cores.load)
+    samples = generate([Flow(peer.name, port, request, ((seconds, rate),), CONNECTIONS)], run.cores.load, punctual=True)
     if bad := [sample.status for sample in samples if sample.status != 200]:
         raise RuntimeError(f"{peer.name} answered {bad[0]} to {len(bad)} of {len(samples)}")
     took_us = [sample.took_us for sample in samples]
