@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from bench import ledger, revocation
-from bench.rows import audit, cpu, fairness, keys, latency, overload, sse, tls
+from bench.rows import audit, cpu, fairness, keys, latency, overload, scale, sse, tls
 from bench.run import Run
 
 Measure = Callable[[Run], list[str]]
@@ -18,6 +18,7 @@ ROWS: dict[str, Measure] = {
     "fairness": fairness.measure,
     "tls": tls.measure,
     "keys": keys.measure,
+    "scale": scale.measure,
     "audit": audit.measure,
     "ledger": ledger.run,
     "revocation": lambda run: asyncio.run(revocation.run(run)),

@@ -20,7 +20,7 @@ Leases on windows that ended days ago are dropped (`advance`), and nothing bring
 from collections.abc import Iterator, Mapping
 
 from events.state.four import Four, negative
-from schemas.accounts import METERS, account_key, parse_line
+from schemas.accounts import METERS, Line, account_key, parse_line
 
 _HOUR_S = 3_600
 _DAY_S = 86_400
@@ -253,7 +253,7 @@ class Leases:
         self.edge_s = edge_s
         self._forget_draws()
         for leases in self._by_incarnation.values():
-            for line in [line for line in leases if self._is_over(line)]:
+            for line in [line for line in leases if self._is_over(parse_line(line))]:
                 self._detach(line, leases.pop(line))
 
     def rows(self) -> Iterator[tuple[str, str, int, int, int]]:
@@ -293,15 +293,15 @@ class Leases:
             meter = METERS.index(parsed.meter)  # ValueError for what is no meter
         except ValueError:
             return None
-        if self._is_over(line):
+        if self._is_over(parsed):
             return None
         total = self._lines[line] = LineTotal(meter)
         self._by_account.setdefault(account_key(parsed.kind, parsed.id), set()).add(line)
         return total
 
-    def _is_over(self, line: str) -> bool:
-        _, _, _, window, start_s = parse_line(line)
-        return window in _LENGTH_S and start_s + _LENGTH_S[window] + KEPT_S < self.edge_s
+    def _is_over(self, line: Line) -> bool:
+        length_s = _LENGTH_S.get(line.window)
+        return length_s is not None and line.start_s + length_s + KEPT_S < self.edge_s
 
     def _forget_draws(self) -> None:
         """Leases are about to go. Requests that still settle on one move a total that nobody reads."""
