@@ -53,6 +53,8 @@ def yield_the_core(pid: int) -> None:
 
 def precede(pid: int, nice: int = HIGHEST) -> None:
     """Let a process's session go before others of this machine, where that is allowed: else their work is measured."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, 0)  # of who has yielded before
     _weigh_session(pid, nice)
 
 

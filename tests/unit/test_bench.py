@@ -1,21 +1,29 @@
 """The bench's own arithmetic: what it compares, what it refuses to compare, what it reads of others' output."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
+from msgspec import to_builtins
 from msgspec.structs import replace
 
-from bench import machine, wrk
+from bench import wrk
 from bench.chart import bars
 from bench.check import Incomparable, compare
-from bench.generator import Flow, Plan, _Source
+from bench.contenders import raw_request
+from bench.generator import Flow, Plan, Sample, _Source
 from bench.machine import Cores, TooFewCores, choose_cores
-from bench.payload import ANSWER_BYTES, REQUEST_BYTES, answer_body, request_body
+from bench.payload import ANSWER_BYTES, PATH, REQUEST_BYTES, answer_body, request_body
+from bench.peers import second
+from bench.peers.base import Peer
 from bench.report import Result, read, result_of, write
+from bench.rows import overload
 from bench.run import Figure, Run, ratio
 from bench.stats import percentile
 from bench.targets import Mixed, verdicts
+from controlplane.up.nats.setup import write_config
 
 
 def result(**cpu_us: tuple[float, ...]) -> Result:
@@ -74,10 +82,10 @@ def test_a_result_is_written_and_read_again_with_a_chart(tmp_path: Path) -> None
 
 
 def test_it_refuses_a_machine_with_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: {3})
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {3})
     with pytest.raises(TooFewCores, match="two cores"):
         choose_cores()
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: {3, 5, 7})
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 5, 7})
     assert choose_cores() == Cores(3, 5)
 
 
@@ -111,3 +119,39 @@ def test_percentiles() -> None:
     assert percentile(range(1, 101), 0.99) == 99
     assert percentile([5.0], 0.5) == 5.0
     assert percentile([], 0.5) != percentile([], 0.5)
+
+
+def test_recovery_is_the_end_of_the_last_stretch_with_more_than_a_few_late_or_refused() -> None:
+    began_s = overload.HALF_S + overload.TWICE_S
+    good = [Sample("a", began_s + n * 0.001, 1_000.0, 200) for n in range(2_000)]
+    assert overload._recovery_s(good, 1_000.0) == 0.0
+    refused = [replace_at(good, n, status=503) for n in (good[10:20], good[210:220])]
+    assert overload._recovery_s(refused[0], 1_000.0) == pytest.approx(0.1)
+    assert overload._recovery_s(refused[1], 1_000.0) == pytest.approx(0.3)
+    assert overload._recovery_s(replace_at(good, good[900:910], took_us=3_001.0), 1_000.0) == pytest.approx(1.0)
+    assert overload._recovery_s(replace_at(good, good[900:901], status=503), 1_000.0) == 0.0
+
+
+def replace_at(samples: list[Sample], which: list[Sample], **fields: Any) -> list[Sample]:
+    return [replace(sample, **fields) if sample in which else sample for sample in samples]
+
+
+def test_a_peers_own_headers_take_the_place_of_the_usual() -> None:
+    port, request = raw_request(
+        Peer("x", "http://127.0.0.1:81/a", list, headers={"Authorization": "Bearer b"}), "token"
+    )
+    assert port == 81
+    head, _, body = request.partition("\r\n\r\n")
+    assert head.split("\r\n")[0] == f"POST /a{PATH} HTTP/1.1"
+    assert head.count("Authorization: ") == 1
+    assert "Authorization: Bearer b" in head
+    assert f"Content-Length: {len(body)}" in head
+
+
+def test_the_spare_slots_credential_is_made_as_the_supervisor_would(tmp_path: Path) -> None:
+    (tmp_path / "nats").mkdir()
+    (tmp_path / "nats" / "passwords.conf").write_text('RF_NATS_n1: "pone"\nRF_NATS_n2: "ptwo"\n')
+    setup = write_config(tmp_path / "nats")
+    running: Any = SimpleNamespace(data_dir=tmp_path)
+    first, expected = (to_builtins(setup.node(slot, "nats://x:1")) for slot in ("n1", "n2"))
+    assert second._credentials(running, first) == expected
