@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from bench import ledger, revocation
+from bench import failover, ledger, revocation
 from bench.rows import audit, cpu, fairness, keys, latency, overload, scale, sse, tls
 from bench.run import Run
 
@@ -22,6 +22,7 @@ ROWS: dict[str, Measure] = {
     "audit": audit.measure,
     "ledger": ledger.run,
     "revocation": lambda run: asyncio.run(revocation.run(run)),
+    "failover": lambda run: asyncio.run(failover.run(run)),
 }
 """In the order in which they run and are reported."""
 
