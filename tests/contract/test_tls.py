@@ -1,6 +1,8 @@
 """TLS between the parts: it works end to end, strangers are refused, and nobody falls back to plain text."""
 
 import asyncio
+import contextlib
+import json
 import os
 import ssl
 from collections.abc import AsyncIterator
@@ -12,7 +14,7 @@ import pytest
 from aiohttp import web
 from support.certificates import Authority
 from support.log_harness import insist, until
-from support.nats_cluster import running_cluster
+from support.nats_cluster import RunningCluster, running_cluster
 from support.nats_server import running_nats
 
 from controlplane.up.nats.setup import write_config
@@ -87,13 +89,38 @@ async def test_a_server_without_tls_gets_no_password(tmp_path: Path, ours: Autho
     assert b"".join(heard) == b""
 
 
-async def test_a_cluster_with_tls_on_every_way(tmp_path: Path, ours: Authority) -> None:
+async def test_a_cluster_with_tls_on_every_way(tmp_path: Path, ours: Authority, theirs: Authority) -> None:
     with running_cluster(tmp_path, tls=ours.nats(), route_tls=ours.nats(), client_tls=ours.client()) as cluster:
         _, nodes = await cluster.streams()
         await cluster.leader()  # all three replicas are current: the routes carry
         ack = await insist(lambda: nodes.publish(NODE_MARK, b"m", msg_id="m", expect=None, timeout_s=1.0))
         assert ack.sequence == 1
+        stranger = TlsClient(ca_file=ours.ca_file, cert_file=theirs.client_cert, key_file=theirs.client_key)
+        for files in (ours.client(with_certificate=False), stranger):
+            assert await route_says(cluster, client_tls(files).ssl) == b"", "a route needs a certificate of ours"
+        signed_in = await route_says(cluster, client_tls(ours.client()).ssl, as_route=True)
+        assert b"cluster name" in signed_in, "it is let in, and turns out to be no server"
+        assert b"'Authorization Violation'" in await route_says(cluster, client_tls(ours.client()).ssl)
         await cluster.clear()
+
+
+async def route_says(cluster: RunningCluster, tls: ssl.SSLContext, *, as_route: bool = False) -> bytes:
+    """What a server answers to somebody who signs in at its route's port: with a slot's password, or the routes'."""
+    config = cluster.members[0].setup.config.read_text()
+    port = int(config.partition("cluster {")[2].partition("port: ")[2].split()[0])
+    passwords = (cluster.members[0].setup.config.parent.parent / "passwords.conf").read_text()
+    user = "route" if as_route else "n1"
+    word = passwords.partition(f'RF_NATS_{user}: "')[2].partition('"')[0]
+    asked = {"user": user, "pass": word, "verbose": False, "name": "stranger", "tls_required": True}
+    heard = b""
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls, server_hostname="localhost")
+            with contextlib.closing(writer.transport):
+                writer.write(b"CONNECT " + json.dumps(asked).encode() + b"\r\nPING\r\n")
+                while line := await reader.readline():
+                    heard += line
+    return heard
 
 
 async def test_passwords_and_certificates_change_while_messages_flow(tmp_path: Path) -> None:
