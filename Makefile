@@ -5,8 +5,13 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
   >/dev/null 2>&1 && { echo $$p; break; }; done)
 BIN := .venv/bin
 STAMP := .venv/.installed
+COMPILED := $(wildcard tests/sdk/test_*.py tests/sim/test_scenarios.py tests/sim/test_nodes.py \
+  tests/e2e/test_caps_under_load.py tests/e2e/test_killed_workers.py tests/e2e/test_revocation_under_load.py \
+  $(addprefix tests/contract/test_,door.py governor*.py journal.py log_writer.py log_outage.py proxy*.py serving.py upstream*.py) \
+  $(addprefix tests/property/test_,adapter*.py core*.py forms*.py reservation.py upstream*.py) \
+  $(addprefix tests/unit/test_,adapter*.py core*.py sole_writer*.py upstream*.py))
 
-.PHONY: up test unit lint bench bench-check chaos chaos-short clean
+.PHONY: up test unit lint wheel test-compiled bench bench-check chaos chaos-short clean
 
 up: $(STAMP)  ## Everything on this machine, with simulated Stripe and OpenAI.
 	$(BIN)/ringfence up --demo $(ARGS)
@@ -28,6 +33,15 @@ bench: $(STAMP)  ## Measures beside nginx and a bare aiohttp proxy (docs/PERFORM
 
 bench-check: $(STAMP)  ## A short form; fails if a ratio is more than 10% worse than in bench/baseline.json.
 	PYTHONPATH=tests $(BIN)/python -m bench --check $(ARGS)
+
+wheel: $(STAMP)  ## A wheel for this platform whose hot path is compiled (docs/PERFORMANCE.md); needs a C compiler.
+	rm -rf build/compiled dist
+	RINGFENCE_COMPILED=1 $(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps -w dist .
+	$(BIN)/python -m zipfile -e dist/ringfence-*-cp*.whl build/compiled
+
+test-compiled: wheel  ## The tests of nodes, adapters, logs, simulation and SDKs, run against what `make wheel` has built.
+	PYTHONSAFEPATH=1 PYTHONPATH=build/compiled $(BIN)/python -m pytest -o "pythonpath=build/compiled tests" \
+	  -m "not slow and not interpreted" $(COMPILED) $(ARGS)
 
 chaos: $(STAMP)  ## The long runs: many simulation seeds, and ten minutes of storms over real processes (docs/CHAOS.md).
 	$(BIN)/python -m pytest -m slow $(ARGS)

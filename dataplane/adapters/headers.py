@@ -23,6 +23,8 @@ _DROPPED_BACK = HOP_BY_HOP | {
     b"stripe-context",
 }
 _KEPT, _GONE, _NAMES_OTHERS = 0, 1, 2
+_OPTIONS = frozenset({b"keep-alive", b"Keep-Alive", b"close"})
+"""Connection headers as nearly all are: they name no other header."""
 _NO_COMPRESSION = (b"Accept-Encoding", b"identity")
 
 MAX_SPELLINGS = 1_024
@@ -67,6 +69,8 @@ def _fate_back(name: bytes) -> int:
 
 def _without_named(kept: list[Header], connection: list[bytes]) -> list[Header]:
     """Without the headers that a Connection header names; its usual values are options and name none."""
+    if _OPTIONS.issuperset(connection):
+        return kept
     named = {token.strip().lower() for value in connection for token in value.split(b",")} - {
         b"close",
         b"keep-alive",

@@ -9,7 +9,6 @@ were put in must be left.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 from dataplane.upstream.errors import RequestInvalid
@@ -40,7 +39,8 @@ _VALUE_BYTES = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
 # Any visible ASCII except the fragment mark, which never goes on the wire.
 _TARGET_BYTES = bytes(sorted(set(range(0x21, 0x7F)) - {ord("#")}))
 MAX_SPELLINGS = 1_024
-"""Spellings of header names kept, checked; the server bounds their length."""
+MAX_KEPT_BYTES = 64
+"""Spellings of header names kept, and how long they may be."""
 
 _METHODS_WITH_LENGTH = frozenset({"POST", "PUT", "PATCH"})
 _USUAL_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -60,10 +60,8 @@ def encode_request(method: str, authority: bytes, target: bytes, headers: Sequen
         _check_method(method)
     if target[:1] != b"/" or target.translate(None, _TARGET_BYTES):
         raise RequestInvalid("the target is a path of visible ASCII that begins with /", sent=False)
-    for name, _ in headers:
-        wrong = _wrong_name(name)
-        if wrong:
-            raise RequestInvalid(wrong, sent=False)
+    if not _known_names.issuperset([header[0] for header in headers]):
+        _check_names(headers)
     lines = b"\r\n".join([b": ".join(header) for header in headers])
     if lines.translate(None, _VALUE_BYTES) != b"\r\n" * (len(headers) - 1):
         raise RequestInvalid("a header value holds a line break or another control character", sent=False)
@@ -73,7 +71,21 @@ def encode_request(method: str, authority: bytes, target: bytes, headers: Sequen
     return Request(head, body, method == "HEAD")
 
 
-@lru_cache(MAX_SPELLINGS)
+_known_names: set[bytes] = set()
+"""Spellings that were checked and may be sent. Clients use few; a caller who invents many empties it now and then."""
+
+
+def _check_names(headers: Sequence[Header]) -> None:
+    for name, _ in headers:
+        wrong = _wrong_name(name)
+        if wrong:
+            raise RequestInvalid(wrong, sent=False)
+        if len(name) <= MAX_KEPT_BYTES:
+            if len(_known_names) >= MAX_SPELLINGS:
+                _known_names.clear()
+            _known_names.add(name)
+
+
 def _wrong_name(name: bytes) -> str:
     """Why a header must not be sent, "" if it may."""
     if not name or name.translate(None, _TOKEN_BYTES):

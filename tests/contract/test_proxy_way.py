@@ -294,6 +294,7 @@ async def test_above_its_limit_an_upstream_is_overloaded_for_the_others_only(rig
 # ---------------------------------------------------------------- between admission and dispatch
 
 
+@pytest.mark.interpreted
 async def test_an_old_proof_is_renewed_and_a_lost_admission_is_made_again(
     rig: ProxyRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,6 +317,7 @@ async def test_an_old_proof_is_renewed_and_a_lost_admission_is_made_again(
     assert len(rig.vendor.received) == 1
 
 
+@pytest.mark.interpreted
 async def test_what_is_revoked_between_admission_and_dispatch_is_refused_and_on_record(
     rig: ProxyRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -145,6 +145,7 @@ async def test_forbidden_sends_leave_the_connection_unused_in_the_pool() -> None
         await client.close()
 
 
+@pytest.mark.interpreted
 @on_both_loops
 async def test_a_write_that_fails_for_our_own_fault_spoils_the_connection() -> None:
     async with misbehaving(answering(PLAIN)) as server:

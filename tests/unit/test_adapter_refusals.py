@@ -176,6 +176,7 @@ def test_the_registry_knows_its_dialects() -> None:
         build_adapter("strpe", "u", Upstream(adapter="strpe"), prices=None, fx=None)  # type: ignore[arg-type]  # not asked
 
 
+@pytest.mark.interpreted
 def test_adapters_show_no_credential() -> None:
     upstream = Upstream(adapter="stripe", credential="sk_live_secret")
     adapter = build_adapter("stripe", "u", upstream, prices=None, fx=None)  # type: ignore[arg-type]  # not asked
