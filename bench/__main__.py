@@ -60,7 +60,14 @@ def _measure(run: Run, names: Iterable[str]) -> list[str]:
     said = heading(result_of(run))
     print("\n".join(said), flush=True)
     for name in names:
-        lines = ROWS[name](run)
+        try:
+            lines = ROWS[name](run)
+        except Missing:
+            raise
+        except Exception as error:  # noqa: BLE001 - the rest of a long run is not lost; told, and by the exit code too
+            run.failed.append(name)
+            run.note(f"the row `{name}` failed: {type(error).__name__}: {str(error)[:300]}")
+            continue
         print("\n".join(lines), flush=True)
         said += lines
     return said
@@ -77,14 +84,14 @@ def _conclude(run: Run, said: list[str], options: argparse.Namespace) -> int:
             shutil.copyfile(written[0], BASELINE)
             print(f"It is the baseline now: {BASELINE}")
     if not options.check:
-        return 0
+        return 1 if run.failed else 0
     try:
         compared, good = compare(result, read(BASELINE))
     except (Incomparable, OSError) as error:
         print(f"nothing to compare with: {error}", file=sys.stderr)
         return 2
     print("\n".join(compared))
-    return 0 if good else 1
+    return 0 if good and not run.failed else 1
 
 
 def _judge(paths: list[Path]) -> int:

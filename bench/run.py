@@ -39,6 +39,8 @@ class Run:
     figures: list[Figure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What could not be measured, and why."""
+    failed: list[str] = field(default_factory=list)
+    """Rows that broke off."""
 
     def add(self, row: str, contender: str, metric: str, values: Sequence[float]) -> float:
         """Keep a figure; returns its median. The rounds stay in order: same index, same round."""
