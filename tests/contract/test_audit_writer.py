@@ -462,7 +462,8 @@ async def test_control_changes_say_who_and_hide_digests(served: Endpoint) -> Non
         stream = MemoryStream("RF_CONTROL", now_ns=lambda: NOW_NS).port()
         by = By(operator="op_1", name="ann", address="10.0.0.9", reason="run away")
         issued = KeyIssued("vk_1", by, "d1ge57" * 10, "billing-bot", NOW_NS, NOW_NS + 1)
-        for n, event in enumerate((issued, KeyRevoked("vk_1", by)), 1):
+        events: tuple[ControlEvent, ...] = (issued, KeyRevoked("vk_1", by))
+        for n, event in enumerate(events, 1):
             payload = encode_batch("leader", n, NOW_NS, [event])
             await stream.publish("rf.control.log", payload, msg_id=None, expect=None, timeout_s=1)
         writer = LogWriter("control", stream, store, SMALL)

@@ -117,7 +117,7 @@ async def test_a_flush_waits_for_what_was_sent_before_it() -> None:
 
     client = SturdyClient()
     wire = Wire()
-    client._transport = wire
+    client._transport = wire  # type: ignore[assignment]  # what is called of it
     client._flush_queue = asyncio.Queue()
     await client._send_command(b"SUB rf.feed 1\r\n")
     await client._send_ping()

@@ -1,6 +1,7 @@
 """Operator tokens that are rotated, failed logins that are limited, and alerts, over HTTP."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from support.control_api import Api, serving
@@ -125,7 +126,7 @@ async def test_alerts_are_listed_newest_first_and_filtered(api: Api) -> None:
     assert "Widen the stream" in rows[0]["remedy"]
     assert rows[1]["cleared_at"] == "2026-11-18T11:07:40Z"
 
-    async def ids(**query: object) -> list[str]:
+    async def ids(**query: Any) -> list[str]:
         return [row["id"] for row in (await api("GET", "/v1/alerts", **query)).json["data"]]
 
     assert await ids(state="open") == ["al_2"]

@@ -5,7 +5,8 @@ import logging
 from functools import partial
 
 import pytest
-from support.control_rig import BY, Gate, Rig, day, issue, revoke, run_virtual, scenario, settle
+from sim.loop import run_virtual
+from support.control_rig import BY, Gate, Rig, day, issue, revoke, scenario, settle
 from support.seats import Chair, chairs, until
 
 from controlplane.errors import NotLeading
@@ -207,7 +208,7 @@ async def test_a_leader_that_says_goodbye_is_followed_at_once(rig: Rig) -> None:
 @scenario
 async def test_a_lost_goodbye_costs_no_more_than_a_kill(rig: Rig) -> None:
     leader, other = await chairs(rig, 2)
-    rig.deliveries_s = lambda _sender, _receiver, subject: () if subject == subjects.FEED else (0.0,)  # type: ignore[method-assign]
+    rig.deliveries_s = lambda _sender, _receiver, subject: () if subject == subjects.FEED else (0.0,)  # type: ignore[method-assign,assignment]
     await leader.end()
     assert await until(lambda: other.leads) < TAKEOVER_S
     await end_all(other)
@@ -300,7 +301,7 @@ async def test_healthy_ones_leave_each_other_alone(rig: Rig) -> None:
     """A bus that loses half of all messages, for ten minutes."""
     found = await chairs(rig, 3)
     count = fences(rig)
-    rig.deliveries_s = lambda _sender, _receiver, _subject: (0.0,) if rig.random.random() < 0.5 else ()  # type: ignore[method-assign]
+    rig.deliveries_s = lambda _sender, _receiver, _subject: (0.0,) if rig.random.random() < 0.5 else ()  # type: ignore[method-assign,assignment]
     await asyncio.sleep(600)
     assert fences(rig) - count <= 2
     await end_all(*found)
@@ -349,7 +350,7 @@ async def test_a_standby_that_stood_still_listens_before_it_acts(rig: Rig) -> No
 async def test_a_leader_that_only_the_question_reaches_is_left_alone(rig: Rig) -> None:
     leader, other = await chairs(rig, 2)
     count = fences(rig)
-    rig.deliveries_s = lambda _sender, _receiver, subject: () if subject == subjects.FEED else (0.0,)  # type: ignore[method-assign]
+    rig.deliveries_s = lambda _sender, _receiver, subject: () if subject == subjects.FEED else (0.0,)  # type: ignore[method-assign,assignment]
     await asyncio.sleep(60)
     assert fences(rig) == count
     assert other.stands_by

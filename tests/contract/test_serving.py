@@ -79,7 +79,7 @@ def test_requests_of_a_connection_share_its_task() -> None:
         return reply(request, b"")
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _: Listening) -> None:
-        for _ in range(3):
+        for _n in range(3):
             writer.write(post("/"))
             assert await answer(reader) == b""
 

@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
@@ -125,7 +126,7 @@ class Node:
             nodes=lambda: len(cluster.living),
         )
         self.refused = 0
-        self._tasks = {asyncio.get_running_loop().create_task(self.rates.run())}
+        self._tasks: set[asyncio.Task[Any]] = {asyncio.get_running_loop().create_task(self.rates.run())}
         self.rates.joined()
 
     def rejoin(self, slot: str) -> None:
@@ -352,7 +353,7 @@ def test_idle_limits_cost_no_messages() -> None:
     async def test(cluster: Cluster) -> None:
         assert await cluster.nodes["n1"].request("k")
         await asyncio.sleep(70)
-        sent = []
+        sent: list[Message] = []
         await cluster.bus.client("spy").subscribe("rf.rpc.*.rates", lambda message: _note(sent, message))
         await asyncio.sleep(30)
         assert not sent

@@ -84,7 +84,7 @@ def value_of(kind: Any) -> st.SearchStrategy[Any]:
     return st.none()
 
 
-def struct_of(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
+def struct_of(kind: Any) -> st.SearchStrategy[Any]:
     fields = typing.get_type_hints(kind)
     return st.fixed_dictionaries(
         {name: BY_NAME[name] if name in BY_NAME else value_of(fields[name]) for name in kind.__struct_fields__}

@@ -75,7 +75,7 @@ class ContainedNats(RunningNats):
     def launch(self) -> None:
         """Start, and return once it speaks."""
         where = str(self.setup.directory)
-        container = DockerContainer(self._image, command=["-c", f"{where}/nats.conf"])
+        container = DockerContainer(self._image, command=["-c", f"{where}/nats.conf"])  # type: ignore[arg-type]  # docker takes lists
         # The same path inside, so that the configuration means the same; nobody else's files on the way out.
         container.with_volume_mapping(where, where, "rw").with_exposed_ports(NATS_PORT)
         container.with_kwargs(user=f"{os.getuid()}:{os.getgid()}")

@@ -54,7 +54,16 @@ class Member:
     def start(self) -> None:
         """Start it; `answers` tells when it listens. Ends with this process, like the real one."""
         launch = Path(nats_process.__file__).with_name("launch.py")
-        command = [sys.executable, "-I", "-S", launch, str(os.getpid()), find_binary(), "-c", self.setup.config]
+        command = [
+            sys.executable,
+            "-I",
+            "-S",
+            str(launch),
+            str(os.getpid()),
+            str(find_binary()),
+            "-c",
+            str(self.setup.config),
+        ]
         with self.setup.log.open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 

@@ -37,9 +37,9 @@ def test_every_setting_of_a_process_is_documented() -> None:
         for field in msgspec.structs.fields(kind):
             where = processes[field.name]
             assert word in where or where == "all", f"{kind.__name__}.{field.name}"
-    for kind in (NatsCredentials, ClickHouseAccess, TlsClient, TlsServer):
-        for field in msgspec.structs.fields(kind):
-            assert f"`{field.name}`" in text, f"{kind.__name__}.{field.name}"
+    for part in (NatsCredentials, ClickHouseAccess, TlsClient, TlsServer):
+        for field in msgspec.structs.fields(part):
+            assert f"`{field.name}`" in text, f"{part.__name__}.{field.name}"
 
 
 def test_the_audits_columns_are_documented() -> None:

@@ -124,7 +124,8 @@ def test_no_more_than_a_few_images_are_kept() -> None:
 
 def test_tombstones_are_sent_until_long_after_expiry() -> None:
     state = ControlState()
-    for seq, event in enumerate((key("vk_1"), KeyRevoked("vk_1", BY)), start=1):
+    events: tuple[ControlEvent, ...] = (key("vk_1"), KeyRevoked("vk_1", BY))
+    for seq, event in enumerate(events, start=1):
         state.apply(seq, event)
     for hours, kinds in ((0, {"KeyPolicy", "BudgetPolicy"}), (1.9, {"KeyPolicy", "BudgetPolicy"}), (2.1, set())):
         packed, last = Image(state, 2, START_WALL_NS + int(hours * HOUR_NS)).chunk(0)
