@@ -38,7 +38,7 @@ async def test_it_answers_for_this_node_alone(rig: ProxyRig) -> None:
         assert await _get(port, "/healthz") == (200, '{"status":"ok","node":"n1"}')
         assert (await _get(port, "/readyz"))[0] == 200
         names = {family.name for family in text_string_to_metric_families((await _get(port, "/metrics"))[1])}
-        assert {"ringfence_node_ready", "ringfence_requests"} <= names
+        assert {"ringfence_node_ready", "ringfence_requests", "process_resident_memory_bytes"} <= names
         for path in ("/stripe/v1/charges", "/v1/usage", "/", "/healthz/x"):
             status, text = await _get(port, path)
             assert (status, "/healthz" in text) == (404, True), path
