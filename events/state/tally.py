@@ -156,7 +156,11 @@ class Tally:
             self._unknown_keys.remove(key_id)
 
     def rows(self) -> Iterator[Row]:
-        """All that is not zero, in one order for equal tallies. A share's id is `<key>/<agent>`."""
+        """All that is not zero, in one order for equal tallies. A share's id is `<key>/<agent>`.
+
+        A key's quarters are told even if they are zero: while there is one, an unknown key's account, and with it who
+        used it first, is not dropped (`_is_gone`), and what is loaded must not drop it either.
+        """
         self.tell_all()
         for kind in sorted(self._accounts):
             accounts = self._accounts[kind]
@@ -193,7 +197,7 @@ class Tally:
         self._pour(account)
         for start_s in sorted(account.buckets):
             bucket = account.buckets[start_s]
-            if any(bucket.settled) or any(bucket.held):
+            if kind == "key" or any(bucket.settled) or any(bucket.held):
                 yield kind, account_id, start_s, bucket.settled, bucket.held
 
     def _watch_unknown(self, key_id: str) -> None:

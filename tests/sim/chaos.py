@@ -147,6 +147,7 @@ class Chaos:
                 self._world.observer.note(f"ITEM fault.{number}: {fault}")
                 self._strike(fault)
                 self.faults += 1
+                self._world.observer.counts[f"fault {fault}"] += 1
 
     def _strike(self, fault: str) -> None:
         random, cluster = self._random, self._cluster

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import pytest
+from sim.chaos import CLIMATES
 
 SEEDS = 300
 MANY_SEEDS = 10_000
@@ -77,6 +78,10 @@ def check_that_something_happened(results: list[dict[str, Any]]) -> None:
         return
     for what in ("dispatched", "refused", "tight", "fenced", "KeyRevoked", "RequestRevalidated", "relayed", "faults"):
         assert sum(result["counts"].get(what, 0) for result in results) >= len(results) // 20, what
+    if len(results) < SEEDS:
+        return
+    faults = {f"fault {name}" for climate in CLIMATES.values() for name, _ in climate.weights}
+    assert sorted(faults.difference(*(result["counts"] for result in results))) == []
 
 
 def test_seeds() -> None:
