@@ -7,6 +7,8 @@ logged by type alone, since their texts quote what a client sent.
 
 import asyncio
 import logging
+import math
+import select
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -141,11 +143,12 @@ class _Connection(ServingLoop):
         self.turned_away = False
         self._late = self._loop.call_later(HEAD_TIMEOUT_S, self._give_up)
 
-    @property
-    def idle(self) -> bool:
-        """Whether there is no request, nor a part of one."""
-        waiter = self._waiter
-        return waiter is not None and not waiter.done() and self._late is None and not self._skip
+    def idle(self, before_s: float) -> bool:
+        """Whether there is no request, nor a part of one, and the last answer was given before then (loop's time)."""
+        waiter, transport = self._waiter, self.transport
+        if waiter is None or waiter.done() or self._late is not None or self._skip or transport is None:
+            return False
+        return self._next_keepalive_close_time - KEEPALIVE_S <= before_s and not _bytes_wait(transport)
 
     def leave(self, factory: Callable[..., BaseRequest]) -> None:
         """Make the requests that come on it by `factory`."""
@@ -184,6 +187,13 @@ class _Connection(ServingLoop):
         _log.warning("a connection failed: %s", type(error).__name__ if isinstance(error, BaseException) else args[:1])
 
 
+def _bytes_wait(transport: asyncio.BaseTransport) -> bool:
+    """Whether something has come that the loop has not read yet: closing now would reset it unseen."""
+    arrived = select.poll()
+    arrived.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(arrived.poll(0))
+
+
 def _say(transport: asyncio.Transport, refusal: Refusal, request_id: str) -> None:
     """Refuse whatever the client wants, and close."""
     rendered = neutral.refuse(refusal, refusal.kind.status, request_id)
@@ -214,9 +224,10 @@ class ProxyServer(web.Server):
             if isinstance(connection, _Connection):
                 connection.leave(self._last_request)
 
-    def close_idle(self) -> None:
+    def close_idle(self, before_s: float = math.inf) -> None:
+        """Close the connections on which nothing has been going on since then (loop's time)."""
         for connection in self.connections:
-            if isinstance(connection, _Connection) and connection.idle:
+            if isinstance(connection, _Connection) and connection.idle(before_s):
                 connection.force_close()
 
     def _last_request(self, message: RawRequestMessage, *rest: Any) -> BaseRequest:
@@ -247,7 +258,8 @@ class Listening:
     async def hand_over(self, idle_s: float, limit_s: float) -> None:
         """Accept nothing more; serve what is connected until it has gone, at most for `limit_s`.
 
-        Each answer from now on tells its client to connect anew; what stays idle for `idle_s` is closed.
+        Each answer from now on tells its client to connect anew; what stays idle for `idle_s` is closed. An answer that
+        was begun before did not tell: its connection has its time, too.
         """
         self._listener.close()
         self._server.leave()
@@ -255,7 +267,7 @@ class Listening:
         began_s = loop.time()
         while self._server.connections and loop.time() - began_s < limit_s:
             if loop.time() - began_s >= idle_s:
-                self._server.close_idle()
+                self._server.close_idle(loop.time() - idle_s)
             await asyncio.sleep(HAND_OVER_POLL_S)
 
     def stop_accepting(self) -> None:

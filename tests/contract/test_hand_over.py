@@ -1,14 +1,16 @@
 """A node that hands over: its socket goes on without it, its connections are served until they have gone."""
 
 import asyncio
+import math
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from support.proxy_rig import ProxyRig, until
+from support.proxy_rig import AUTH, CHARGE, FORM, ProxyRig, Received, answered, until
 
-from dataplane.server import listen
+from dataplane.server import _Connection, listen
 from dataplane.sockets import SocketError, inherited
 from schemas.accounts import Cap
 
@@ -53,6 +55,47 @@ async def test_an_idle_connection_is_closed_after_its_grace_and_half_a_request_i
     busy.writer.write(b"\r\n")
     assert (await busy.reply()).status == 200
     await leaving
+
+
+async def test_a_connection_that_was_busy_has_its_grace_after_its_answer(rig: ProxyRig) -> None:
+    """The answer was begun before, and did not tell its client to connect anew: that one may send at once."""
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def held_back(received: Received, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await go_on.wait()
+        await answered(b"{}")(received, writer)
+
+    rig.vendor.respond = held_back
+    client = await rig.connect()
+    client.send("POST", "/stripe/v1/charges", {**AUTH, **FORM}, CHARGE)
+    await asked.wait()
+    leaving = asyncio.create_task(rig.listening.hand_over(idle_s=1.0, limit_s=30.0))
+    await asyncio.sleep(1.2)
+    go_on.set()
+    assert (await client.reply()).status == 200
+    await asyncio.sleep(0.2)
+    client.send("GET", "/healthz")
+    answer = await client.reply()
+    assert (answer.status, answer.header("Connection")) == (200, "close")
+    await leaving
+
+
+async def test_what_has_arrived_keeps_its_connection_open(rig: ProxyRig) -> None:
+    """Bytes that the loop has not read yet: closing would reset them unseen."""
+    client = await rig.connect()
+    client.send("GET", "/healthz")
+    await client.reply()
+    server = rig.listening._server
+    (connection,) = server.connections
+    assert isinstance(connection, _Connection)
+    assert connection.idle(math.inf)
+    client.send("GET", "/healthz")
+    sent_by = time.monotonic() + 5.0
+    while connection.idle(math.inf):  # in this very step of the loop, so that nobody can read it
+        assert time.monotonic() < sent_by
+    server.close_idle()
+    assert (await client.reply()).status == 200
 
 
 async def test_what_never_ends_is_waited_for_so_long_and_no_longer(rig: ProxyRig) -> None:
