@@ -21,7 +21,12 @@ def answers_to(stack: Stack, token: str) -> bytes:
     """Everything an agent can get out of the gateway with good and bad calls: heads and bodies."""
     seen = b""
     paths = ("/v1/balance", "/v1/nothing", "/v1/../x", "/v1/payment_intents", f"/v1/customers/{token}")
-    headers: tuple[dict[str, str], ...] = ({"Authorization": f"Bearer {token}"}, {"Authorization": "Bearer sk_live_x"}, {"X-Api-Key": token}, {})
+    headers: tuple[dict[str, str], ...] = (
+        {"Authorization": f"Bearer {token}"},
+        {"Authorization": "Bearer sk_live_x"},
+        {"X-Api-Key": token},
+        {},
+    )
     for path in paths:
         for chosen in headers:
             for fault in ("", "status_before=401", "status_before=500", "body=html"):
