@@ -1,11 +1,13 @@
 """Revocation as a barrier over three workers: after the 204 no vendor call, and other keys go on undisturbed."""
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import Iterator
 
 import pytest
-from support.load import Chargers
+from support.load import Chargers, charges_at_once
 from support.stack import Stack, running_stack
 
 
@@ -36,6 +38,35 @@ async def test_no_vendor_call_after_the_204_and_others_undisturbed(three: Stack)
             entries = [e for e in await asyncio.to_thread(three.vendor_log) if e["received_mono_ns"] / 1e9 > answered_s]
             assert {move["moved"] for entry in entries for move in entry["moves"]} <= {1}
             assert charged["cap"] == "1000.00"
+    assert set(bystander.load.by_outcome()) == {"200"}
+
+
+async def test_a_worker_that_stands_still_forwards_nothing_when_it_wakes(three: Stack) -> None:
+    """It has connections waiting when it wakes, and learns of the revocation before it looks at them."""
+    doomed = three.issue(vendor="stripe", agent="doomed", total_usd_cap="1000")
+    other = three.issue(vendor="stripe", agent="bystander", total_usd_cap="1000")
+    assert (await charges_at_once(three.stripe, doomed["token"], 50, 20)).by_outcome() == {"200": 20}
+    pid = next(iter(three.worker_pids().values()))
+    async with Chargers(three.stripe, other["token"], clients=4, pause_s=0.02) as bystander:
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            async with Chargers(three.stripe, doomed["token"], clients=16, cents=50, pause_s=0.02) as runaway:
+                await asyncio.sleep(0.5)
+                await asyncio.to_thread(three.control, "DELETE", f"/v1/keys/{doomed['id']}")
+                answered_s = time.monotonic()
+                await asyncio.sleep(1.0)
+                os.kill(pid, signal.SIGCONT)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        # Those who were sent to the one that stood still were answered after the revocation, wherever they began.
+        waited = [a for a in runaway.load.answers if a.began_s < answered_s and a.ended_s > answered_s + 0.9]
+        while not any(a.began_s > answered_s + 1.0 for a in bystander.load.answers):
+            await asyncio.sleep(0.01)
+    assert waited
+    late = [a for a in runaway.load.answers if a.began_s > answered_s]
+    assert {a.refusal for a in [*waited, *late]} == {"key_revoked"}
+    entries = [e for e in await asyncio.to_thread(three.vendor_log) if e["received_mono_ns"] / 1e9 > answered_s]
+    assert {move["moved"] for entry in entries for move in entry["moves"]} <= {1}
     assert set(bystander.load.by_outcome()) == {"200"}
 
 
