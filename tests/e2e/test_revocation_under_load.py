@@ -42,7 +42,7 @@ async def test_no_vendor_call_after_the_204_and_others_undisturbed(three: Stack)
 
 
 async def test_a_worker_that_stands_still_forwards_nothing_when_it_wakes(three: Stack) -> None:
-    """It has connections waiting when it wakes, and learns of the revocation before it looks at them."""
+    """It has connections waiting when it wakes. Whatever it looks at first, it cannot prove that it may act."""
     doomed = three.issue(vendor="stripe", agent="doomed", total_usd_cap="1000")
     other = three.issue(vendor="stripe", agent="bystander", total_usd_cap="1000")
     assert (await charges_at_once(three.stripe, doomed["token"], 50, 20)).by_outcome() == {"200": 20}
