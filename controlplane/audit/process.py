@@ -12,6 +12,7 @@ import msgspec
 from controlplane.audit.auditors import Auditors, authenticator
 from controlplane.audit.embedded import EmbeddedClickHouse
 from controlplane.audit.endpoint_limits import EndpointLimits
+from controlplane.audit.mend import mend, watch_damage
 from controlplane.audit.observe import AuditObserver
 from controlplane.audit.store import Store, StoreUnavailable
 from controlplane.audit.writer import LogName, LogWriter
@@ -50,6 +51,8 @@ async def run_audit(settings: AuditProcess, path: Path) -> None:
         Reloader(path, AuditProcess, partial(_renew, nats, store, access.port, tls)).listen()
         try:
             await _migrate(store)
+            if endpoint is not None:
+                await mend(store, _logs(control, nodes))
             writers = {name: LogWriter(name, port, store) for name, port in _logs(control, nodes)}
             observer = AuditObserver(writers, nats.bus)
             runner, http_port = await observer.serve(settings.http_host, settings.http_port)
@@ -59,6 +62,7 @@ async def run_audit(settings: AuditProcess, path: Path) -> None:
                 jobs["audit status"] = observer.tell()
                 if endpoint is not None:
                     jobs["auditors"] = auditors.run()
+                    jobs["audit damage"] = watch_damage(writer.progress for writer in writers.values())
                 await run_until_stopped(jobs, parent_pid=settings.parent_pid, linger_s=LAST_BLOCK_S)
             finally:
                 await runner.cleanup()

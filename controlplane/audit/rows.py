@@ -107,6 +107,12 @@ MAX_NANOS = 10**18 - 1
 """What Decimal(18, 9) holds: a nano less than a billion dollars."""
 
 
+def columns_of(rows: list[Row]) -> dict[str, list[Any]]:
+    """By column, without those of which no row has a value: the table knows the defaults."""
+    present = {name for row in rows for name in row}
+    return {name: [row.get(name, default) for row in rows] for name, default in COLUMNS.items() if name in present}
+
+
 def usd(nanos: int) -> Decimal:
     """Nano-dollars as the Decimal(18, 9) of a column; what no column holds as the most that it does."""
     return Decimal(max(-MAX_NANOS, min(nanos, MAX_NANOS))) / NANOS_PER_USD

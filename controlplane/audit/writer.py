@@ -17,6 +17,9 @@ The idea
     does not have. So an insert that was not acknowledged at its first try is read back, and what is missing is
     inserted under a token of its own.
 
+    While a block is written, the next one is gathered and made rows: these are two processors' work. Its boundaries
+    are not recorded before the first one's rows are there; and what it must look up among them it looks up then.
+
 What would be wrong
     - Choosing boundaries anew after step 2: the same token with other rows is dropped silently.
     - Taking "acknowledged" for "stored" where a token was used before.
@@ -29,35 +32,23 @@ What would be wrong
 import asyncio
 import logging
 import secrets
+from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from controlplane.audit.lookup import Lookup
 from controlplane.audit.merge import Merger
 from controlplane.audit.messages import read_message
-from controlplane.audit.rows import (
-    COLUMNS,
-    REMEMBERED,
-    Known,
-    Memory,
-    Row,
-    attempt_name,
-    refusal_name,
-    rows_of,
-    wants_of,
-)
+from controlplane.audit.rows import Memory, Row, columns_of, rows_of
 from controlplane.audit.store import Store, StoreUnavailable
+from controlplane.tasks import until_first
 from events.codec import Batch
 from events.log.port import Follower, LogUnavailable, Stored, StreamPort
 from schemas.histogram import Histogram
-from schemas.money import NANOS_PER_USD
 
 _log = logging.getLogger(__name__)
 
 LogName = Literal["control", "nodes"]
-
-MAX_OBJECTS = 200_000
-"""Vendor objects whose count is kept at hand (some 50 MB); others are looked up again."""
-
 
 BLOCK_BOUNDS_US = (5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000, 30_000_000)
 
@@ -77,6 +68,8 @@ class WriterLimits:
     """Of one read."""
     linger_s: float = 0.3
     """A smaller block waits this long for company; requests must show within two seconds of their end."""
+    merge_after_s: float = 0.7
+    """What is written is merged at the latest after this long, however much is waiting."""
     retry_s: float = 0.5
     """Between attempts while ClickHouse or the log is away."""
     settle_s: tuple[float, ...] = (0.05, 0.2, 0.5, 1.0, 2.0)
@@ -105,7 +98,7 @@ class Progress:
 
 
 @dataclass(slots=True)
-class _Block:
+class Block:
     """Messages gathered and not yet written."""
 
     messages: list[tuple[Stored, Batch]] = field(default_factory=list)
@@ -117,6 +110,15 @@ class _Block:
         self.messages.append((message, batch))
         self.events += len(batch.events)
         self.bytes += len(message.payload)
+
+
+class _Ready(NamedTuple):
+    """A block that can be written: its rows (none: it held signs of life alone), and the same by column."""
+
+    rows: list[Row]
+    columns: dict[str, list[Any]]
+    from_seq: int
+    to_seq: int
 
 
 class LogWriter:
@@ -131,6 +133,13 @@ class LogWriter:
         self._merger = Merger(log, self._query)
         self._ahead: list[Stored] = []
         """Read, and not yet in a block."""
+        self._ready: asyncio.Queue[_Ready] = asyncio.Queue(1)
+        """One is written, one waits here, one is gathered: some 60 MB of usual rows."""
+        self._lookup = Lookup(self._memory, self._query, self._ready.join)
+        self._begun: deque[int] = deque()
+        """When the log stored the first message of each block that is not written."""
+        self._unmerged_s: float | None = None
+        """When the first block was written that is not merged, on the loop's clock."""
         self.progress = Progress()
 
     async def run(self) -> None:
@@ -141,24 +150,36 @@ class LogWriter:
         position = await self._resume()
         follower = self._port.read(after=position)
         try:
-            while True:
-                block = await self._gather(follower)
-                if block.messages:
-                    await self._write_new(block)
-                self.progress.lag = follower.lag
-                self.progress.oldest_unwritten_ns = 0
+            await until_first(self._make_ready(follower), self._write_ready())
         finally:
             await follower.aclose()
 
+    async def _make_ready(self, follower: Follower) -> None:
+        """Gather blocks, and make them rows. Runs for ever."""
+        while True:
+            block = await self._gather(follower)
+            if block.messages:
+                from_seq, to_seq = block.messages[0][0].sequence, block.messages[-1][0].sequence
+                await self._know(block, from_seq)
+                rows = self._rows(block)
+                await self._ready.put(_Ready(rows, columns_of(rows), from_seq, to_seq))
+            self.progress.lag = follower.lag
+
+    async def _write_ready(self) -> None:
+        """Write one block after the other. Runs for ever."""
+        while True:
+            await self._write_new(await self._ready.get())
+            self._begun.popleft()
+            self.progress.oldest_unwritten_ns = self._begun[0] if self._begun else 0
+
     async def _resume(self) -> int:
-        sql = "SELECT from_seq, to_seq FROM ringfence.blocks WHERE log = {log:String} ORDER BY from_seq DESC LIMIT 1"
-        rows = await self._query(sql, {"log": self._log})
-        if not rows:
+        last = await self._last_block()
+        if last is None:
             return 0
-        from_seq, to_seq = rows[0]
+        from_seq, to_seq = last
         await self._remember(from_seq)
         follower = self._port.read(after=from_seq - 1)
-        block = _Block()
+        block = Block()
         try:
             while follower.position < to_seq:
                 for message in await self._next(follower, to_seq - follower.position, None):
@@ -166,12 +187,18 @@ class LogWriter:
         finally:
             await follower.aclose()
         await self._insert(block, from_seq, to_seq)
-        return int(to_seq)
+        return to_seq
 
-    async def _gather(self, follower: Follower) -> _Block:
+    async def _last_block(self) -> tuple[int, int] | None:
+        """The last one on record: (from, to)."""
+        sql = "SELECT from_seq, to_seq FROM ringfence.blocks WHERE log = {log:String} ORDER BY from_seq DESC LIMIT 1"
+        rows = await self._query(sql, {"log": self._log})
+        return (int(rows[0][0]), int(rows[0][1])) if rows else None
+
+    async def _gather(self, follower: Follower) -> Block:
         """A block: full, or as large as it got within the linger time of its first message."""
         loop = asyncio.get_running_loop()
-        block = _Block()
+        block = Block()
         deadline: float | None = None
         self._fill(block, self._ahead)
         if block.messages:
@@ -181,50 +208,66 @@ class LogWriter:
             messages = await self._next(follower, self._limits.max_messages, patience_s)
             self._fill(block, messages)
             self.progress.lag = follower.lag
-            if messages and not self.progress.oldest_unwritten_ns:
-                self.progress.oldest_unwritten_ns = messages[0].time_ns
             if deadline is None:
                 deadline = loop.time() + self._limits.linger_s
             elif loop.time() >= deadline:
                 break
         return block
 
-    def _fill(self, block: _Block, messages: list[Stored]) -> None:
+    def _fill(self, block: Block, messages: list[Stored]) -> None:
         """Add messages until the block is full; the rest is for the next one."""
         added = 0
         for message in messages:
             if self._is_full(block):
                 break
+            if not block.messages:
+                self._begun.append(message.time_ns)
+                self.progress.oldest_unwritten_ns = self._begun[0]
             block.add(message)
             added += 1
         self._ahead = messages[added:]
 
-    def _is_full(self, block: _Block) -> bool:
+    def _is_full(self, block: Block) -> bool:
         return block.events >= self._limits.max_rows or block.bytes >= self._limits.max_bytes
 
-    async def _write_new(self, block: _Block) -> None:
-        from_seq, to_seq = block.messages[0][0].sequence, block.messages[-1][0].sequence
-        await self._know(block, from_seq)
-        rows = self._rows(block)
+    async def _write_new(self, block: _Ready) -> None:
+        rows, columns, from_seq, to_seq = block
         if rows:
             # From here on this block is written with exactly these boundaries, whoever writes it.
             recorded = await self._record(from_seq, to_seq)
             if recorded != to_seq:
                 raise RuntimeError(f"another writer recorded block {from_seq}..{recorded} of log {self._log}")
-            await self._insert_rows(rows, from_seq, to_seq)
+            await self._insert_rows(rows, columns, from_seq, to_seq)
             self._merger.add(rows, from_seq, to_seq)
-        # With nothing waiting requests show at once; under load some blocks are merged together.
-        if self._merger.is_due or not (self._ahead or self.progress.lag):
-            await self._merger.merge()
+        self._ready.task_done()
+        await self._merge_in_time()
         self.progress.written_through = to_seq
 
-    async def _insert(self, block: _Block, from_seq: int, to_seq: int) -> None:
+    async def _merge_in_time(self) -> None:
+        """With nothing waiting requests show at once; under load some blocks are merged together."""
+        now_s = asyncio.get_running_loop().time()
+        if self._unmerged_s is None:
+            self._unmerged_s = now_s
+        waits = self._ahead or self.progress.lag or self._ready.qsize()
+        if not waits or self._merger.is_due or now_s - self._unmerged_s >= self._limits.merge_after_s:
+            self._unmerged_s = None
+            await self._merger.merge()
+
+    async def _insert(self, block: Block, from_seq: int, to_seq: int) -> None:
         await self._know(block, from_seq)
-        await self._insert_rows(self._rows(block), from_seq, to_seq, repeated=True)
+        rows = self._rows(block)
+        await self._insert_rows(rows, columns_of(rows), from_seq, to_seq, repeated=True)
         await self._merger.resume()
         self.progress.written_through = to_seq
 
-    def _rows(self, block: _Block) -> list[Row]:
+    async def _remember(self, before_seq: int) -> None:
+        if self._log == "nodes":
+            await self._lookup.remember(before_seq)
+
+    async def _know(self, block: Block, before_seq: int) -> None:
+        await self._lookup.know((batch for _, batch in block.messages), before_seq)
+
+    def _rows(self, block: Block) -> list[Row]:
         return [row for message, batch in block.messages for row in rows_of(self._log, message, batch, self._memory)]
 
     async def _record(self, from_seq: int, to_seq: int) -> int:
@@ -243,11 +286,15 @@ class LogWriter:
                 await asyncio.sleep(pause_s)
             token = self._another(token)
 
-    async def _insert_rows(self, rows: list[Row], from_seq: int, to_seq: int, *, repeated: bool = False) -> None:
-        """`repeated`: somebody may have tried before."""
+    async def _insert_rows(
+        self, rows: list[Row], columns: dict[str, list[Any]], from_seq: int, to_seq: int, *, repeated: bool = False
+    ) -> None:
+        """`repeated`: somebody may have tried before, under this token or (controlplane.audit.mend) under others."""
         began_s = asyncio.get_running_loop().time()
         token = f"events-{self._log}-{from_seq}-{to_seq}"
-        certain = await self._put("ringfence.events", _columns(rows), token)
+        if repeated and await self._is_kept(rows, from_seq, to_seq):
+            return
+        certain = await self._put("ringfence.events", columns, token)
         if repeated or not certain or not await self._is_kept(rows, from_seq, to_seq):
             await self._complete(rows, from_seq, to_seq, token)
         self.progress.rows += len(rows)
@@ -255,9 +302,7 @@ class LogWriter:
         self.progress.block_us.observe(round((asyncio.get_running_loop().time() - began_s) * 1e6))
 
     async def _is_kept(self, rows: list[Row], from_seq: int, to_seq: int) -> bool:
-        """Whether the table holds the block. chDB acknowledges an insert, with the number of its rows, that has failed
-        at its end for want of memory; so no acknowledgement is believed.
-        """
+        """Whether the table holds the block. (chDB acknowledges inserts that failed at their end, out of memory.)"""
         sql = (
             "SELECT count() FROM ringfence.events "
             "WHERE log = {log:String} AND seq BETWEEN {from_seq:UInt64} AND {to_seq:UInt64}"
@@ -271,83 +316,32 @@ class LogWriter:
             token = self._another(token)
             for begin in range(0, len(missing), self._limits.piece_rows):
                 piece = missing[begin : begin + self._limits.piece_rows]
-                await self._put("ringfence.events", _columns(piece), f"{token}-{begin}")
+                await self._put("ringfence.events", columns_of(piece), f"{token}-{begin}")
 
     async def _missing(self, rows: list[Row], from_seq: int, to_seq: int) -> list[Row]:
         """Rows of a block that are not in the table, nor come while an insert may still be under way there."""
-        sql = (
-            "SELECT seq, idx FROM ringfence.events "
-            "WHERE log = {log:String} AND seq BETWEEN {from_seq:UInt64} AND {to_seq:UInt64}"
-        )
         missing = rows
         for pause_s in self._limits.settle_s:
-            found = await self._query(sql, {"log": self._log, "from_seq": from_seq, "to_seq": to_seq})
-            there = {(int(seq), int(idx)) for seq, idx in found}
+            there = await self._there(from_seq, to_seq)
             missing = [row for row in rows if (row["seq"], row["idx"]) not in there]
             if not missing:
                 break
             await asyncio.sleep(pause_s)
         return missing
 
+    async def _there(self, from_seq: int, to_seq: int) -> set[tuple[int, int]]:
+        """Which events of a span the table holds: (seq, idx)."""
+        sql = (
+            "SELECT seq, idx FROM ringfence.events "
+            "WHERE log = {log:String} AND seq BETWEEN {from_seq:UInt64} AND {to_seq:UInt64}"
+        )
+        found = await self._query(sql, {"log": self._log, "from_seq": from_seq, "to_seq": to_seq})
+        return {(int(seq), int(idx)) for seq, idx in found}
+
     def _another(self, token: str) -> str:
         _log.warning("ClickHouse remembers %s and does not have it; it is inserted again", token)
         self.progress.repaired += 1
         return f"{token.partition('~')[0]}~{secrets.token_hex(8)}"
-
-    async def _remember(self, before_seq: int) -> None:
-        """What was told already, from the rows before the block that is written again."""
-        if self._log != "nodes":
-            return
-        sql = (
-            "SELECT type, request_id, JSONExtractUInt(data, 'attempt'), refusal, "
-            "JSONExtractInt(data, 'first_at_ns') FROM ringfence.events WHERE log = 'nodes' AND seq < {before:UInt64} "
-            "AND ((type = 'RequestSettled' AND outcome = 'settled') OR type = 'RequestRefused') "
-            "ORDER BY seq DESC, idx DESC LIMIT {limit:UInt64}"
-        )
-        rows = await self._query(sql, {"before": before_seq, "limit": REMEMBERED})
-        for kind, request_id, attempt, code, first_at_ns in reversed(rows):
-            refused = kind == "RequestRefused"
-            self._memory.tell(
-                refusal_name(request_id, code, int(first_at_ns)) if refused else attempt_name(request_id, int(attempt))
-            )
-
-    async def _know(self, block: _Block, before_seq: int) -> None:
-        """Look up what the rows of a block need of those before it, where this process has not seen it."""
-        wants = [wants_of(batch) for _, batch in block.messages]
-        memory = self._memory
-        places = {place for want in wants for place in want.places} - memory.objects.keys()
-        names = {name for want in wants for name in want.names} - memory.since.keys()
-        memory.forget(keep_objects=MAX_OBJECTS - len(places))
-        if places:
-            await self._know_objects(sorted(places), before_seq)
-        if names:
-            await self._know_intents(sorted(names), before_seq)
-
-    async def _know_objects(self, places: list[str], before_seq: int) -> None:
-        """What is counted is the sum of all differences."""
-        sql = (
-            "SELECT concat(meter, ' ', object) AS place, sum(if(meter = 'usd', actual_usd, refund_usd)), max(seq), "
-            "max(JSONExtractBool(data, 'object', 'final')) FROM ringfence.events "
-            "WHERE log = 'nodes' AND seq < {before:UInt64} AND object IN {objects:Array(String)} GROUP BY place"
-        )
-        objects = sorted({place.split(" ", 1)[1] for place in places})
-        rows = await self._query(sql, {"before": before_seq, "objects": objects})
-        known = {
-            place: Known(int(counted * NANOS_PER_USD), int(told_seq), bool(final))
-            for place, counted, told_seq, final in rows
-        }
-        for place in places:
-            self._memory.objects[place] = known.get(place, Known())
-
-    async def _know_intents(self, names: list[str], before_seq: int) -> None:
-        sql = (
-            "SELECT request_id, JSONExtractUInt(data, 'attempt'), seq FROM ringfence.events "
-            "WHERE log = 'nodes' AND seq < {before:UInt64} "
-            "AND type = 'RequestAdmitted' AND request_id IN {requests:Array(String)} ORDER BY seq DESC"
-        )
-        requests = sorted({name.partition("#")[0] for name in names})
-        for request_id, attempt, seq in await self._query(sql, {"before": before_seq, "requests": requests}):
-            self._memory.since[attempt_name(request_id, int(attempt))] = int(seq)  # the first one's, which comes last
 
     async def _next(self, follower: Follower, most: int, patience_s: float | None) -> list[Stored]:
         while True:
@@ -388,9 +382,3 @@ class LogWriter:
             _log.warning("audit writer waits: %s", trouble)
         self.progress.trouble = trouble
         await asyncio.sleep(self._limits.retry_s)
-
-
-def _columns(rows: list[Row]) -> dict[str, list[Any]]:
-    """By column, without those of which no row has a value: the table knows the defaults."""
-    present = {name for row in rows for name in row}
-    return {name: [row.get(name, default) for row in rows] for name, default in COLUMNS.items() if name in present}
