@@ -71,9 +71,9 @@ def _report(run: Run, results: dict[str, Measured]) -> list[str]:
     for row in rows:
         row[3:3] = [_times(run, row[0], other) for other in ("bare aiohttp", "nginx", "Envoy")]
     for name, measured in results.items():
-        for helper, values in measured.helpers_us.items():
-            cost = run.add(ROW, f"{name}: {helper}", "cpu_us", values)
-            beside.append(f"{helper} {cost:.1f}")
+        costs = {each: run.add(ROW, f"{name}: {each}", "cpu_us", us) for each, us in measured.helpers_us.items()}
+        if costs:
+            beside.append(f"{name}: " + ", ".join(f"{helper} {cost:.1f}" for helper, cost in costs.items()))
     head = [
         "proxy",
         "CPU us/request",
@@ -95,8 +95,8 @@ def _report(run: Run, results: dict[str, Measured]) -> list[str]:
         "",
         *table(head, rows),
         (
-            f"Beside Ringfence's worker, on the other core, in us a request: {', '.join(beside)}. (The audit comes "
-            "last there and works most of it off afterwards; its own row has what a row costs.)"
+            f"Beside Ringfence's worker, on the other core, in us a request: {'; '.join(beside)}. (The audit comes "
+            "last there and works it off when there is time; its own row has what a row costs.)"
         ),
         "",
     ]
