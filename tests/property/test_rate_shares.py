@@ -150,8 +150,27 @@ class Node:
             self.cluster.passed[take.bucket].append((now_s, units))
         return True
 
+    async def tokens(self, bucket: str, bound: int, used: int) -> None:
+        """A request that is bounded by so many tokens, and after some seconds turns out to have used fewer."""
+        takes = [Take(bucket, self.cluster.limits[bucket], bound, tokens=True)]
+        taken = self.limits.take(takes, self.clock.elapsed_ns())
+        if isinstance(taken, TooFast):
+            taken = await self.rates.take(takes, taken)
+        if isinstance(taken, TooFast):
+            self.refused += 1
+            return
+        await asyncio.sleep(self.cluster.random.uniform(0.5, 5.0))
+        self.limits.correct(bucket, taken[0], used, self.clock.elapsed_ns())
+        self.cluster.passed[bucket].append((asyncio.get_running_loop().time(), used))
+
+    def chat(self, bucket: str, bound: int, used: int) -> None:
+        self._start(self.tokens(bucket, bound, used))
+
     def fire(self, *buckets: str, units: int = 1) -> None:
-        task = asyncio.get_running_loop().create_task(self.request(*buckets, units=units))
+        self._start(self.request(*buckets, units=units))
+
+    def _start(self, request: Coroutine[None, None, object]) -> None:
+        task: asyncio.Task[object] = asyncio.get_running_loop().create_task(request)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -347,6 +366,27 @@ def test_while_nobody_leads_a_limit_that_is_half_used_refuses_nobody(away_s: flo
         assert [node.refused for node in cluster.nodes.values()] == [0, 0, 0]
 
     scene(test, 7, {"k": 6_000}, 3)
+
+
+@pytest.mark.parametrize("phase_s", [20.0, 1000.0])
+def test_tokens_count_by_what_was_used_and_stay_within_the_limit_too(phase_s: float) -> None:
+    """Bounds are five times what requests use, and answers take seconds; demand is twice the limit."""
+    limit, nodes, used = 60_000, 3, 400
+    weights = [{f"n{n + 1}": 1.0 if n == turn % nodes else 0.1 for n in range(nodes)} for turn in range(20)]
+
+    async def test(cluster: Cluster) -> None:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        while loop.time() < began_s + 240:
+            await asyncio.sleep(cluster.random.expovariate(2 * limit / used / 60))
+            present = weights[int(loop.time() / phase_s)]
+            slot = cluster.random.choices(list(present), list(present.values()))[0]
+            cluster.nodes[slot].chat("k", 5 * used, cluster.random.randrange(used // 2, used * 3 // 2))
+        assert cluster.worst_minute("k") <= 1.05 * limit
+        # Half of the limit is taken by bounds of what is still under way.
+        assert sum(minutes(cluster, 65, 240)) / len(minutes(cluster, 65, 240)) >= 0.5
+
+    scene(test, 9, {"k": limit}, nodes)
 
 
 def test_idle_limits_cost_no_messages() -> None:
