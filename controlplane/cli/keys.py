@@ -141,4 +141,5 @@ def revoke(obj: Context, /, key: str | None, *, dry_run: bool, **selector: Any) 
         print("revoked: no node forwards another request with it")
         return
     answer = client.call("POST", "/v1/keys/revoke", body={**chosen, "dry_run": dry_run})
-    print(f"{answer['revoked']} keys {'would be ' if dry_run else ''}revoked")
+    count = answer["revoked"]
+    print(f"{count} key{'' if count == 1 else 's'} {'would be ' if dry_run else ''}revoked")

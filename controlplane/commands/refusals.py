@@ -46,7 +46,7 @@ ERRORS: dict[str, ErrorKind] = {
     "log_unavailable": ErrorKind(503, "The event log cannot be written; look at NATS, then repeat the request."),
     "barrier_open": ErrorKind(503, "The change is recorded; repeat the request to wait for the rest of the nodes."),
     "not_leading": ErrorKind(503, "Repeat the request in a moment; another control plane may be leading."),
-    "audit_unavailable": ErrorKind(503, "The audit store does not answer; look at the audit process, then repeat."),
+    "audit_unavailable": ErrorKind(503, "Look at the audit process and its ClickHouse, then repeat the request."),
     "internal": ErrorKind(500, "A defect of the gateway; report the time and what was asked."),
 }
 
