@@ -6,7 +6,7 @@ else counts as load: a request that waits for a vendor, a lease or a slow client
 
 | the queue | the limit on it |
 |---|---|
-| stands: in each window of 10 ms somebody waited for 2.5 ms of work, for 100 ms | shrinks by a quarter a window, to 8 |
+| stands: in each window of 10 ms somebody waited for 2.5 ms of work, for 100 ms | shrinks by a quarter a window, to 16 |
 | does not: nobody waited for so much in the last window | grows by an eighth, to 256 |
 
 It shrinks from what was truly queued. A request is looked at several times before it is answered (when it came, when
@@ -33,7 +33,7 @@ WINDOW_NS = 10 * MS
 STANDING_NS = 100 * MS
 ALERT_NS = 1000 * MS
 
-FLOOR = 8
+FLOOR = 16
 """So many at once are no overload, whatever a turn takes: what makes it long may be streams."""
 CEILING = 256
 """More would wait for some 25 ms: a burst that one turn should not take."""
