@@ -6,7 +6,7 @@ else counts as load: a request that waits for a vendor, a lease or a slow client
 
 | the queue | the limit on it |
 |---|---|
-| stands: in each window of 10 ms somebody waited for 2.5 ms of work, for 100 ms | shrinks by a quarter a window, to 16 |
+| stands: in each window of 10 ms somebody waited for 2.5 ms of work, for 100 ms | shrinks by a quarter each, to 16 |
 | does not: nobody waited for so much in the last window | grows by an eighth, to 256 |
 
 It shrinks from what was truly queued. A request is looked at several times before it is answered (when it came, when
