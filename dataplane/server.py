@@ -189,8 +189,11 @@ class _Connection(ServingLoop):
 
 def _bytes_wait(transport: asyncio.BaseTransport) -> bool:
     """Whether something has come that the loop has not read yet: closing now would reset it unseen."""
+    connected = transport.get_extra_info("socket")
+    if connected is None or transport.is_closing():
+        return False
     arrived = select.poll()
-    arrived.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    arrived.register(connected.fileno(), select.POLLIN)
     return bool(arrived.poll(0))
 
 
