@@ -105,7 +105,7 @@ async def vendor(parts: Parts) -> AsyncIterator[Vendor]:
     site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=server_tls(parts.authority.server(verify=True)).ssl)
     await site.start()
     assert site._server is not None
-    found.url = f"https://localhost:{site._server.sockets[0].getsockname()[1]}"
+    found.url = f"https://localhost:{site._server.sockets[0].getsockname()[1]}"  # type: ignore[attr-defined]
     yield found
     await runner.cleanup()
 
@@ -155,7 +155,7 @@ async def running(parts: Parts, vendor: Vendor) -> AsyncIterator[Running]:
         access = ClickHouseAccess(
             host="localhost", port=0, user="ringfence", password="pw", tls=authority.client(with_certificate=False)
         )
-        sizes = {
+        sizes: dict[str, Any] = {
             "control_stream_bytes": nats.limits.control_bytes,
             "nodes_stream_bytes": nats.limits.nodes_bytes,
         }
