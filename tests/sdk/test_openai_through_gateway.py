@@ -1,5 +1,6 @@
 """The official OpenAI SDK through a running gateway, streamed and not."""
 
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -11,8 +12,19 @@ MODEL = "gpt-5-mini"
 ASK: list[Any] = [{"role": "user", "content": "Write three sentences about the sea."}]
 
 
+_clients: list[openai.OpenAI] = []
+
+
 def client(stack: Stack, token: str) -> openai.OpenAI:
-    return openai.OpenAI(api_key=token, base_url=stack.openai)
+    _clients.append(openai.OpenAI(api_key=token, base_url=stack.openai))
+    return _clients[-1]
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    while _clients:
+        _clients.pop().close()
 
 
 def test_streamed_and_unstreamed_cost_the_same(stack: Stack) -> None:
