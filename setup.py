@@ -29,6 +29,7 @@ MODULES = (
     "dataplane/exchange.py",
     "dataplane/feed.py",
     "dataplane/governor.py",
+    "dataplane/heads.py",
     "dataplane/inflight.py",
     "dataplane/intake.py",
     "dataplane/journal.py",
@@ -43,6 +44,7 @@ MODULES = (
     "dataplane/upstreams.py",
     "events/log/group.py",
     "events/log/writer.py",
+    "schemas/ids.py",
 )
 
 

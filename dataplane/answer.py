@@ -6,19 +6,11 @@ aiohttp's own responses build header dictionaries and write in parts. A proxy ha
 
 import asyncio
 from collections.abc import Sequence
-from http import HTTPStatus
 
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.web import BaseRequest, StreamResponse
 
-Header = tuple[bytes, bytes]
-
-REQUEST_ID = b"X-Ringfence-Request-Id"
-
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") for status in HTTPStatus}
-
-BODILESS = frozenset({204, 304})
-"""Answers that have no body and announce none."""
+from dataplane.heads import BODILESS, Header, head, write
 
 UNREAD_BYTES = 64 * 1024
 """What a client may leave unread; above it whoever writes waits for the client."""
@@ -102,31 +94,6 @@ class Answer(StreamResponse):
         return not self._data or write(request, self._data)
 
 
-def head(status: int, headers: Sequence[Header], framing: bytes, request: BaseRequest, *, keep_alive: bool) -> bytes:
-    """Status line and headers. `framing`: the header line that says where the body ends, with its line end, or b""."""
-    return _head(status, headers, framing + _connection(request, keep_alive=keep_alive))
-
-
-def message(status: int, headers: Sequence[Header], body: bytes, last: bytes) -> bytes:
-    """A complete answer as bytes. `last`: header lines of the connection, each with its line end, or b""."""
-    return _head(status, headers, b"Content-Length: %d\r\n" % len(body) + last) + body
-
-
-def _head(status: int, headers: Sequence[Header], last: bytes) -> bytes:
-    lines = [b": ".join(header) for header in headers]
-    lines.append(last)
-    return (_STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status) + b"\r\n".join(lines) + b"\r\n"
-
-
-def write(request: BaseRequest, data: bytes) -> bool:
-    """Write a part of an answer at once. False: the client has gone."""
-    transport = request.transport
-    if transport is None or transport.is_closing():
-        return False
-    transport.write(data)
-    return True
-
-
 def whole(status: int, headers: Sequence[Header], body: bytes, request: BaseRequest, *, keep_alive: bool) -> Answer:
     """A complete answer. For HEAD the length is announced and the body left out."""
     framing = b"" if status in BODILESS else b"Content-Length: %d\r\n" % len(body)
@@ -134,22 +101,3 @@ def whole(status: int, headers: Sequence[Header], body: bytes, request: BaseRequ
     if body and request.method != "HEAD" and status not in BODILESS:
         data += body
     return Answer(data, status=status, keep_alive=keep_alive)
-
-
-def chunk(data: bytes) -> bytes:
-    """One chunk of a chunked body; `data` is not empty."""
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-LAST_CHUNK = b"0\r\n\r\n"
-
-
-def keeps_alive(request: BaseRequest) -> bool:
-    """Whether the connection can serve another request: the client wants it, and its body has arrived whole."""
-    return request.keep_alive and request.content.is_eof()
-
-
-def _connection(request: BaseRequest, *, keep_alive: bool) -> bytes:
-    if not keep_alive:
-        return b"Connection: close\r\n"
-    return b"Connection: keep-alive\r\n" if request.version < (1, 1) else b""

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from dataplane.answer import message
 from dataplane.core.backlog import CEILING, Backlog
 from dataplane.core.glance import glance, token_in
 from dataplane.core.path import parse_target
@@ -25,6 +24,7 @@ from dataplane.core.scrub import without_tokens
 from dataplane.core.shed import Shedder
 from dataplane.exchange import NOBODY, holder
 from dataplane.governor import Governor
+from dataplane.heads import message
 from dataplane.metrics import Metrics
 from dataplane.upstreams import Destinations
 from events.clock import Clock

@@ -17,10 +17,11 @@ from aiohttp.web import BaseRequest
 from dataplane.adapters.credentials import find_tokens
 from dataplane.adapters.port import Call
 from dataplane.adapters.scan import scan
-from dataplane.answer import REQUEST_ID, Answer, keeps_alive, whole
+from dataplane.answer import Answer, whole
 from dataplane.core.route import OwnRoute
 from dataplane.exchange import Exchange
 from dataplane.governor import Governor
+from dataplane.heads import REQUEST_ID, keeps_alive
 from dataplane.metrics import CONTENT_TYPE, Metrics, exposition
 from dataplane.ready import reasons_of
 from schemas.money import format_usd

@@ -17,7 +17,7 @@ from aiohttp.web import BaseRequest, StreamResponse
 from dataplane.adapters import neutral
 from dataplane.adapters.port import Call, Outcome, Outgoing, Reading, Rendered
 from dataplane.adapters.scan import IDENTITY, Seen, scan
-from dataplane.answer import Answer, keeps_alive, whole
+from dataplane.answer import Answer, whole
 from dataplane.core.access import Caller, Unregistered, allow, allow_model
 from dataplane.core.lines import must_be_bounded
 from dataplane.core.path import parse_target
@@ -28,6 +28,7 @@ from dataplane.dispatch import Dispatcher, Ended
 from dataplane.door import OVERLOADED, Door
 from dataplane.exchange import Carriage, Exchange
 from dataplane.governor import Admission, Governor, Wanted
+from dataplane.heads import keeps_alive
 from dataplane.inflight import State
 from dataplane.intake import Bodies, check_message
 from dataplane.metrics import Metrics

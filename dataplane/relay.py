@@ -17,11 +17,12 @@ import asyncio
 from msgspec.structs import replace
 
 from dataplane.adapters.port import Meter, Outcome
-from dataplane.answer import BODILESS, Answer, head, keeps_alive
+from dataplane.answer import Answer
 from dataplane.core.scrub import mask
 from dataplane.dispatch import Ended, answer_refusal, lost_outcome
 from dataplane.exchange import Carriage
 from dataplane.governor import Governor
+from dataplane.heads import BODILESS, head, keeps_alive
 from dataplane.streaming import Streaming, incomplete, relayed_headers
 from dataplane.upstream.errors import UpstreamError
 from dataplane.upstream.response import UpstreamResponse

@@ -19,8 +19,9 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.web import BaseRequest, RequestHandler, StreamResponse
 
 from dataplane.adapters import neutral
-from dataplane.answer import UNREAD_BYTES, Unread, message, whole
+from dataplane.answer import UNREAD_BYTES, Unread, whole
 from dataplane.door import RETRY_AFTER_S, Door, Shed
+from dataplane.heads import message
 from dataplane.serving import ServingLoop
 from schemas import ids
 from schemas.refusals import Refusal, refuse

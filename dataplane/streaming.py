@@ -18,22 +18,12 @@ from collections.abc import Awaitable, Callable
 from msgspec.structs import replace
 
 from dataplane.adapters.port import Meter, Outcome
-from dataplane.answer import (
-    LAST_CHUNK,
-    REQUEST_ID,
-    Answer,
-    Header,
-    chunk,
-    client_keeps_up,
-    head,
-    keeps_alive,
-    lags,
-    write,
-)
+from dataplane.answer import Answer, client_keeps_up, lags
 from dataplane.core.scrub import Scrubber, mask
 from dataplane.dispatch import Ended, lost_outcome
 from dataplane.exchange import Carriage, Phase
 from dataplane.governor import Governor
+from dataplane.heads import LAST_CHUNK, REQUEST_ID, Header, chunk, head, keeps_alive, write
 from dataplane.upstream.errors import UpstreamError
 from dataplane.upstream.response import UpstreamResponse
 from events.clock import Clock

@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 from aiohttp.web import BaseRequest
 
-from dataplane.answer import Answer, keeps_alive, whole
+from dataplane.answer import Answer, whole
+from dataplane.heads import keeps_alive
 from dataplane.server import Listening, listen
 
 LIMIT_S = 20.0
