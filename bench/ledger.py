@@ -49,7 +49,7 @@ def run(run: Run) -> list[str]:
     """Markdown lines: rates, the median of some rounds."""
     rows = []
     for title, keys, everywhere, at_once in LOADS:
-        messages = _messages(keys, at_once, everywhere=everywhere)
+        messages = log_of(keys, at_once, everywhere=everywhere)
         rates = [_rate(2 * REQUESTS, lambda messages=messages: _fold(messages)) for _ in range(ROUNDS)]  # type: ignore[misc]
         rate = run.add(ROW, f"fold {keys} keys, {at_once} a message{', all capped' * everywhere}", "events_s", rates)
         rows.append([title, f"{rate:,.0f}", f"{rate / 2:,.0f}"])
@@ -62,28 +62,32 @@ def run(run: Run) -> list[str]:
     return [*lines, *table(["asks for leases, one core", "granted/s"], rows)]
 
 
-def _messages(keys: int, at_once: int, *, everywhere: bool) -> list[Stored]:
-    """A node's log: each request is settled IN_FLIGHT admissions after its own."""
-    admitted = list(_admissions(keys, everywhere=everywhere))
+def log_of(
+    keys: int, at_once: int, *, everywhere: bool = False, requests: int = REQUESTS, at_ns: int = AT_NS
+) -> list[Stored]:
+    """A node's log: each request is settled IN_FLIGHT admissions after its own. `everywhere`: all its accounts have
+    caps. `at_once`: events a message.
+    """
+    admitted = list(_admissions(keys, requests, at_ns, everywhere=everywhere))
     events: list[NodeEvent] = []
     for place, event in enumerate(admitted):
         events.append(event)
         if place >= IN_FLIGHT:
             events.append(_settled(admitted[place - IN_FLIGHT]))
     events += [_settled(event) for event in admitted[-IN_FLIGHT:]]
-    opened = encode_batch("cp", 1, AT_NS, [FenceOpened(NODE)])
-    messages = [Stored(1, node_fence("n1", NODE), opened, AT_NS)]
+    opened = encode_batch("cp", 1, at_ns, [FenceOpened(NODE)])
+    messages = [Stored(1, node_fence("n1", NODE), opened, at_ns)]
     for n, begin in enumerate(range(0, len(events), at_once), 1):
-        payload = encode_batch(NODE, n, AT_NS, events[begin : begin + at_once])
-        messages.append(Stored(n + 1, node_log("n1", NODE), payload, AT_NS))
+        payload = encode_batch(NODE, n, at_ns, events[begin : begin + at_once])
+        messages.append(Stored(n + 1, node_log("n1", NODE), payload, at_ns))
     return messages
 
 
-def _admissions(keys: int, *, everywhere: bool) -> Iterator[RequestAdmitted]:
+def _admissions(keys: int, requests: int, at_ns: int, *, everywhere: bool) -> Iterator[RequestAdmitted]:
     dice = Random(1)
     bound = Amounts(usd=700_000, requests=1, tokens=900)
     call = ("openai", "chat.completions.create", "POST", "/v1/chat/completions")
-    for n in range(REQUESTS):
+    for n in range(requests):
         key = dice.randrange(keys)
         who = Who(key=f"vk_{key:022}", agent=f"agent-{key % 50}", owner=f"team-{key % 10}")
         lines = [line_key("key", who.key, "usd", "day", DAY_S)]
@@ -94,7 +98,7 @@ def _admissions(keys: int, *, everywhere: bool) -> Iterator[RequestAdmitted]:
                 lines += [line_key(kind, name, "usd", window, DAY_S) for window in ("day", "month")]
         request_id = f"req_{dice.getrandbits(128):032x}"
         yield RequestAdmitted(
-            request_id, AT_NS + n, who, *call, bound, tuple(lines), model="gpt-4o-mini", client="10.1.2.3", policy_seq=7
+            request_id, at_ns + n, who, *call, bound, tuple(lines), model="gpt-4o-mini", client="10.1.2.3", policy_seq=7
         )
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from bench import failover, ledger, revocation
-from bench.rows import audit, cpu, fairness, keys, latency, overload, scale, sse, tls
+from bench.rows import audit, backlog, cpu, fairness, keys, latency, overload, scale, sse, tls
 from bench.run import Run
 
 Measure = Callable[[Run], list[str]]
@@ -20,6 +20,8 @@ ROWS: dict[str, Measure] = {
     "keys": keys.measure,
     "scale": scale.measure,
     "audit": audit.measure,
+    "backlog": backlog.measure_writing,
+    "reports": backlog.measure_reports,
     "ledger": ledger.run,
     "revocation": lambda run: asyncio.run(revocation.run(run)),
     "failover": lambda run: asyncio.run(failover.run(run)),
