@@ -17,6 +17,13 @@ PENDING_BYTES = 64 << 20
 """The library's own bound on unsent bytes. `NatsLink` refuses far earlier, so that it never blocks."""
 
 
+GOODBYE_S = 1.0
+"""A server that takes longer to take a goodbye gets none."""
+
+_CANCELLATIONS = 50
+_CANCEL_S = 0.1
+"""Five seconds altogether. What swallows fifty cancellations is left alone: its transport is torn off."""
+
 _KINDS_MAX = 100
 """Different errors remembered for one outage; permission denials name the subject, so there may be many."""
 
@@ -115,36 +122,76 @@ async def open_client(
     tls: ssl.SSLContext | None,
     timeout_s: float,
 ) -> "SturdyClient":
-    """Connect. Raises TimeoutError; `errors.summary()` says what was in the way."""
+    """Connect. Raises TimeoutError; `errors.summary()` says what was in the way.
+
+    The library tries for ever, in a task of its own here: Python 3.11's `wait_for`, which it uses, may swallow the
+    one cancellation that a time-out sends.
+    """
     client = SturdyClient()
+    connecting = asyncio.get_running_loop().create_task(
+        client.connect(
+            servers=list(credentials.servers),
+            name=name,
+            user=credentials.user,
+            password=credentials.password,
+            inbox_prefix=credentials.inbox_prefix,
+            tls=tls,
+            tls_hostname=_server_name(credentials),
+            error_cb=errors.note,
+            disconnected_cb=on_lost,
+            reconnected_cb=on_back,
+            closed_cb=on_closed,
+            max_reconnect_attempts=-1,
+            # A restarted server is found again within a tenth of a second.
+            reconnect_time_wait=0.1,  # type: ignore[arg-type] # annotated as int, used as seconds
+            connect_timeout=2,
+            # A peer that has gone without a word is noticed after 2 to 3 s; the default is 4 minutes.
+            ping_interval=1,
+            max_outstanding_pings=2,
+            pending_size=PENDING_BYTES,
+        ),
+        name=f"nats connect {name}",
+    )
     try:
-        async with asyncio.timeout(timeout_s):
-            await client.connect(
-                servers=list(credentials.servers),
-                name=name,
-                user=credentials.user,
-                password=credentials.password,
-                inbox_prefix=credentials.inbox_prefix,
-                tls=tls,
-                tls_hostname=_server_name(credentials),
-                error_cb=errors.note,
-                disconnected_cb=on_lost,
-                reconnected_cb=on_back,
-                closed_cb=on_closed,
-                max_reconnect_attempts=-1,
-                # A restarted server is found again within a tenth of a second.
-                reconnect_time_wait=0.1,  # type: ignore[arg-type] # annotated as int, used as seconds
-                connect_timeout=2,
-                # A peer that has gone without a word is noticed after 2 to 3 s; the default is 4 minutes.
-                ping_interval=1,
-                max_outstanding_pings=2,
-                pending_size=PENDING_BYTES,
-            )
+        await _within(connecting, timeout_s)
     except BaseException:
         client.tear_off()
-        await client.close()
+        await _stop(connecting)
+        await end_client(client)
         raise
     return client
+
+
+async def end_client(client: SturdyClient) -> None:
+    """Close it; a server that does not take the goodbye gets none."""
+    closing = asyncio.get_running_loop().create_task(client.close(), name="nats close")
+    try:
+        await asyncio.wait({closing}, timeout=GOODBYE_S)
+    finally:
+        if not closing.done():
+            client.tear_off()
+            await _stop(closing)
+        elif not closing.cancelled():
+            closing.exception()  # it has gone, whatever was in the way
+
+
+async def _within(task: "asyncio.Task[None]", timeout_s: float) -> None:
+    """Its result; raises TimeoutError if there is none in time, and lets it go on."""
+    await asyncio.wait({task}, timeout=timeout_s)
+    if not task.done():
+        raise TimeoutError
+    task.result()
+
+
+async def _stop(task: "asyncio.Task[None]") -> None:
+    """Cancel until it ends: the library swallows cancellations."""
+    for _ in range(_CANCELLATIONS):
+        if task.done():
+            break
+        task.cancel()
+        await asyncio.wait({task}, timeout=_CANCEL_S)
+    if task.done() and not task.cancelled():
+        task.exception()
 
 
 def _server_name(credentials: NatsCredentials) -> str | None:

@@ -22,7 +22,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as ClientSubscription
 
-from events.messaging.client import ErrorLog, SturdyClient, open_client
+from events.messaging.client import ErrorLog, SturdyClient, end_client, open_client
 from events.messaging.credentials import NODE_PAYLOAD_BYTES, NatsCredentials
 from events.tls import client_tls
 
@@ -32,9 +32,7 @@ UNSENT_BYTES_MAX = 16 << 20
 _REBUILD_TIMEOUT_S = 10.0
 _REBUILD_PAUSE_S = 0.5
 _RENEW_TIMEOUT_S = 3.0
-_GOODBYE_S = 1.0
-"""A server that takes longer to take a goodbye gets none."""
-
+_FLUSH_S = 2
 MOVE_AFTER_S = 4.0
 """Nothing answered for so long: it may be this server that is cut off. An ordinary election takes as long."""
 _ANSWERS_S = 0.5
@@ -164,7 +162,7 @@ class NatsLink:
             await asyncio.wait({self._rebuilding})
         client, self._client = self._client, None
         if client is not None:
-            await _end(client)
+            await end_client(client)
         self._fail_waiting()
 
     def served(self) -> None:
@@ -208,23 +206,32 @@ class NatsLink:
             await self._errors.note(error)
             return False
         if self._closing or self._client is not old or self._rebuilding is not None:
-            await _end(fresh)
+            await end_client(fresh)
             return False
-        await self._swap(old, fresh)
-        return True
+        return await self._swap(old, fresh)
 
-    async def _swap(self, old: SturdyClient, fresh: SturdyClient) -> None:
-        """The new connection hears everything before the old one goes: nothing sent meanwhile is missed."""
+    async def _swap(self, old: SturdyClient, fresh: SturdyClient) -> bool:
+        """The new connection hears everything before the old one goes: nothing sent meanwhile is missed. False: it
+        failed in that moment, and another one is made.
+        """
         asked = [answer for answer in self._waiting.values() if not answer.done()]
         self._client = fresh
         self._generation += 1
-        for subscription in tuple(self._subscriptions):
-            await subscription.attach(fresh)
-        await fresh.flush()
+        try:
+            for subscription in tuple(self._subscriptions):
+                await subscription.attach(fresh)
+            await fresh.flush(_FLUSH_S)
+        except (nats.errors.Error, *_GONE) as error:
+            await self._errors.note(error)
+            await end_client(fresh)
+            await self._gave_up(self._generation)
+            await end_client(old)
+            return False
         await self._back(self._generation)
         if asked:
             await asyncio.wait(asked, timeout=_ANSWERS_S)
-        await _end(old)
+        await end_client(old)
+        return True
 
     async def subscribe(self, subject: str, callback: Callback) -> LinkSubscription:
         """Call `callback` for each message, one after the other."""
@@ -362,14 +369,6 @@ class NatsLink:
 
 def _context(credentials: NatsCredentials) -> ssl.SSLContext | None:
     return client_tls(credentials.tls).ssl if credentials.tls is not None else None
-
-
-async def _end(client: SturdyClient) -> None:
-    try:
-        async with asyncio.timeout(_GOODBYE_S):
-            await client.close()
-    except (TimeoutError, *_GONE):
-        client.tear_off()
 
 
 def _expire(answer: "asyncio.Future[Msg]") -> None:

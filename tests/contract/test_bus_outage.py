@@ -164,3 +164,60 @@ def test_a_credentials_file_keeps_its_content_and_its_secrets() -> None:
         with pytest.raises(ValueError, match="not a NATS credentials file") as failure:
             decode_credentials(broken)
         assert "p5ecret" not in str(failure.value)
+
+
+class Stubborn(SturdyClient):
+    """Swallows cancellations, as Python 3.11's `wait_for` does when what it waits for ends in the same moment."""
+
+    swallowed = 0
+
+    async def connect(self, *_args, **_options) -> None:
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                Stubborn.swallowed += 1
+                if Stubborn.swallowed % 3 == 0:
+                    raise
+
+
+async def test_a_connection_that_swallows_cancellations_is_given_up_in_time(monkeypatch) -> None:
+    monkeypatch.setattr("events.messaging.client.SturdyClient", Stubborn)
+    nowhere = NatsCredentials(servers=("nats://127.0.0.1:1",), user="n1", password="p", inbox_prefix="_INBOX_n1")
+    async with asyncio.timeout(30):
+        with pytest.raises(BusUnavailable):
+            await connect(nowhere, name="test", timeout_s=0.1)
+    assert Stubborn.swallowed >= 3
+    waiting = asyncio.ensure_future(connect(nowhere, name="test", timeout_s=3600))
+    await asyncio.sleep(0.05)
+    waiting.cancel()
+    await asyncio.wait({waiting}, timeout=30)
+    assert waiting.cancelled()
+
+
+async def test_a_fresh_connection_that_fails_while_it_takes_over_is_replaced(
+    nats_server: RunningNats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control = (await nats_server.connect("control")).bus
+    connection = await nats_server.connect("n1")
+    heard: list[bytes] = []
+
+    async def handle(message: Message) -> None:
+        heard.append(message.payload)
+
+    await connection.bus.subscribe(FEED, handle)
+    real = SturdyClient.flush
+    failures = iter([True])
+
+    async def flush(self, timeout=10):
+        if self is not first and next(failures, False):
+            raise TimeoutError
+        await real(self, timeout)
+
+    first = connection._link._client
+    monkeypatch.setattr(SturdyClient, "flush", flush)
+    assert not await connection.renew(nats_server.credentials("n1"))
+    await until(lambda: connection.connected)
+    await connection.bus.flush()
+    await control.publish(FEED, b"after")
+    await until(lambda: heard == [b"after"])

@@ -8,6 +8,7 @@ It is not supervised: `kill`, `start`, `pause` and `resume` are the test's to ca
 
 import contextlib
 import signal
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -68,8 +69,14 @@ class RunningNats:
         await self.start()
 
     def pause(self) -> None:
+        """Returns once it stands still: on a busy machine it may answer for a moment longer."""
         assert self._process is not None
         self._process.signal(signal.SIGSTOP)
+        threads = Path(f"/proc/{self.pid}/task")
+        deadline = time.monotonic() + 10.0
+        while threads.exists() and not all(_stands_still(thread) for thread in threads.iterdir()):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
 
     def resume(self) -> None:
         assert self._process is not None
@@ -102,6 +109,13 @@ class RunningNats:
             self.resume()
             await self._process.stop(5.0)
         self._lock.release()
+
+
+def _stands_still(thread: Path) -> bool:
+    try:
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0] in "TZX"
+    except FileNotFoundError:
+        return True
 
 
 @contextlib.asynccontextmanager
