@@ -5,6 +5,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import NamedTuple
 
 import nats
 import pytest
@@ -84,12 +85,11 @@ async def nats_server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIt
     await shared.clear()
 
 
-class Attacker:
+class Attacker(NamedTuple):
     """Slot n1 with a bare client of its own: whatever the protocol lets it say."""
 
-    def __init__(self, client: Client, denials: list[str]) -> None:
-        self.client = client
-        self.denials = denials
+    client: Client
+    denials: list[str]
 
 
 @pytest.fixture
