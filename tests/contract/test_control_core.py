@@ -130,6 +130,26 @@ async def test_a_deaf_node_is_fenced_and_the_answer_takes_less_than_a_second(rig
 
 
 @scenario
+async def test_of_twenty_nodes_one_stands_still_and_holds_up_only_the_first_revocation(rig: Rig) -> None:
+    leader = await rig.lead()
+    box = process("n20")
+    for number in range(1, 20):
+        await rig.node(f"n{number}")
+    stopped = await box.run(rig.node("n20"))
+    for key in ("vk_1", "vk_2", "vk_3"):
+        await leader.execute(issue(key), BY)
+    assert await timed(rig, leader.execute(revoke("vk_1"), BY)) <= 1
+    box.pause()
+    assert await timed(rig, leader.execute(revoke("vk_2"), BY)) < 1_000
+    assert await timed(rig, leader.execute(revoke("vk_3"), BY)) <= 1
+    assert [fence.actor for fence in rig.events(rig.nodes, Fenced)] == [stopped.incarnation]
+    box.resume()
+    await settle()
+    assert stopped.log is not None
+    assert stopped.log.fenced
+
+
+@scenario
 async def test_scenario_2_a_fence_counts_only_once_it_is_old_enough(rig: Rig) -> None:
     """A barrier for K1 fences a node; a barrier for K2 straight after must wait for that fence's age too."""
     leader = await rig.lead()
