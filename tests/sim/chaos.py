@@ -6,6 +6,7 @@ or at one of the next steps of the process, that is, at an arbitrary await of it
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -19,7 +20,7 @@ from sim.trim import Trim
 from sim.world import Machine
 
 from events.codec import encode_batch
-from events.log.port import UNBOUNDED
+from events.log.port import UNBOUNDED, AppendUncertain
 from events.subjects import CONTROL_STREAM, NODES_STREAM, node_fence
 from events.types import Fenced
 
@@ -223,7 +224,8 @@ class Chaos:
         slot = incarnation.split("-", maxsplit=1)[0]
         self._world.observer.note(f"FALSE FENCE {incarnation}")
         payload = encode_batch("somebody", 0, self._world.wall_ns(), (Fenced(incarnation, "false"),))
-        self._world.nodes.store(node_fence(slot, incarnation), payload, None, None)
+        with contextlib.suppress(AppendUncertain):  # nobody fences where nothing can be stored
+            self._world.nodes.store(node_fence(slot, incarnation), payload, None, None)
 
     def _break_disk(self, control: SimControl, for_s: float) -> None:
         """It takes no checkpoint for a while; or it has lost the end of the last one, and the power with it."""

@@ -90,6 +90,8 @@ class Story:
             await self._tell()
         except NoAnswer as error:
             self.world.observer.blame(f"stuck: {error}")
+        except Exception as error:
+            self.world.observer.blame(f"crashed: {error!r}")  # one seed's verdict must not end those of the others
         finally:
             root.removeHandler(tap)
             root.setLevel(level)
