@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from typing import Any
 
 import pytest
@@ -129,6 +130,31 @@ async def test_the_active_one_stands_still_and_wakes(twins: Stack) -> None:
     log = (twins.data_dir / "logs" / f"{NAMES[active]}.log").read_text()
     assert "is deposed, and stands by" in log
     assert "CRITICAL" not in log
+
+
+async def test_a_revocation_whose_leader_dies_is_confirmed_by_the_next(twins: Stack) -> None:
+    """A worker stands still, so its barrier is open when the active one is killed; and so it is for its successor."""
+    active, standby = roles(twins)
+    key = twins.issue(vendor="stripe", agent="doomed", total_usd_cap="5000.00")
+    assert (await charges_at_once(twins.stripe, key["token"], 1, 10)).by_outcome() == {"200": 10}
+    worker = next(iter(twins.worker_pids().values()))
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        dying = asyncio.create_task(asyncio.to_thread(at, twins, active, "DELETE", f"/v1/keys/{key['id']}"))
+        state = f"/v1/keys/{key['id']}"
+        await asyncio.to_thread(until, lambda: at(twins, standby, "GET", state)["state"] == "revoked")
+        os.kill(twins.ready_pids()[NAMES[active]], signal.SIGKILL)  # half a second before it could have answered
+        with contextlib.suppress(OSError, HTTPException):
+            await dying
+        await asyncio.to_thread(until, lambda: ready(urls(twins)[standby]).get("role") == "leader")
+        await asyncio.to_thread(at, twins, standby, "DELETE", f"/v1/keys/{key['id']}")
+        answered_s = time.monotonic()
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    assert (await charges_at_once(twins.stripe, key["token"], 1, 20)).by_outcome() == {"key_revoked": 20}
+    entries = await asyncio.to_thread(twins.vendor_log)
+    assert not [entry for entry in entries if entry["received_mono_ns"] / 1e9 > answered_s]
+    roles(twins)
 
 
 async def test_a_clean_end_hands_over(twins: Stack) -> None:
