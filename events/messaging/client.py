@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import nats.errors
@@ -39,6 +40,8 @@ class SturdyClient(Client):
     - The answer to a `flush` that was given up is ignored. The library ends its reading task there, too.
     - A connection that has failed is torn off before the next is made. The library says goodbye first, and waits
       without limit for a server that stands still to take what was unsent (with TLS, to answer).
+    - The transport of a TLS handshake that failed never says that it is closed; it is not waited for any longer than
+      for a goodbye. The library would stay with that server, though others may be fine.
     - A server that should speak TLS and says that it does not is refused. The library would go on in the clear,
       and send the password.
     """
@@ -72,11 +75,27 @@ class SturdyClient(Client):
         self.tear_off()
         await super()._attempt_reconnect()
 
+    async def _close(self, status: int, do_cbs: bool = True) -> None:  # noqa: FBT001, FBT002 - the library's signature
+        transport = self._transport
+        if transport is not None:
+            transport.wait_closed = partial(_briefly, transport.wait_closed)  # type: ignore[method-assign]
+        await super()._close(status, do_cbs)
+
     def tear_off(self) -> None:
         """End the transport without a word to the other side, which may be standing still."""
         writer = getattr(self._transport, "_io_writer", None)
         if writer is not None:
             writer.transport.abort()
+
+
+async def _briefly(wait: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    waiting = asyncio.get_running_loop().create_task(wait(), name="nats transport closes")
+    try:
+        await asyncio.wait({waiting}, timeout=GOODBYE_S)
+    finally:
+        waiting.cancel()
+    if waiting.done() and not waiting.cancelled():
+        waiting.exception()  # it has gone, whatever was in the way
 
 
 class PlainTextServer(nats.errors.Error):

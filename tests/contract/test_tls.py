@@ -89,6 +89,32 @@ async def test_a_server_without_tls_gets_no_password(tmp_path: Path, ours: Autho
     assert b"".join(heard) == b""
 
 
+async def test_a_handshake_that_never_ends_is_given_up_for_another_server(tmp_path: Path, ours: Authority) -> None:
+    # The transport of a handshake that is broken off never says that it is closed; the library would wait for that.
+    held: list[asyncio.StreamWriter] = []
+
+    async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        held.append(writer)
+        writer.write(b'INFO {"server_id": "x", "version": "2.15.1", "max_payload": 1048576, "tls_required": true}\r\n')
+
+    listener = await asyncio.start_server(silent, "127.0.0.1", 0)
+    url = f"nats://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    credentials = NatsCredentials(
+        servers=(url,), user="n1", password="p5ecret", inbox_prefix="_INBOX_n1", tls=ours.client()
+    )
+    await asyncio.wait_for(refused(credentials), 30.0)
+    assert held, "it was asked"
+    async with running_nats(tmp_path, tls=ours.nats(), client_tls=ours.client()) as server:
+        either = msgspec.structs.replace(server.credentials("n1"), servers=(url, server.url))
+        opened = await asyncio.gather(*(connect(either, name="either", timeout_s=30.0) for _ in range(6)))
+        for connection in opened:
+            await connection.bus.flush(5.0)
+            await connection.close()
+    listener.close()
+    for writer in held:
+        writer.transport.abort()
+
+
 async def test_a_cluster_with_tls_on_every_way(tmp_path: Path, ours: Authority, theirs: Authority) -> None:
     with running_cluster(tmp_path, tls=ours.nats(), route_tls=ours.nats(), client_tls=ours.client()) as cluster:
         _, nodes = await cluster.streams()
