@@ -25,12 +25,19 @@ class Unsound(Exception):
 
 
 class Saturated(NamedTuple):
+    """`requests`: answered with success. `others`: with anything else, where that is allowed."""
+
     requests: int
     elapsed_s: float
+    others: int = 0
 
 
-def saturate(peer: Peer, token: str, *, core: int, connections: int, duration_s: float, scratch: Path) -> Saturated:
-    """POST as fast as answers come. Raises Missing, and Unsound if any answer is not a success."""
+def saturate(
+    peer: Peer, token: str, *, core: int, connections: int, duration_s: float, scratch: Path, refusals: bool = False
+) -> Saturated:
+    """POST as fast as answers come. Raises Missing, and Unsound if any answer is not a success, unless `refusals` are
+    expected.
+    """
     binary = shutil.which("wrk")
     if binary is None:
         raise Missing(HOW)
@@ -44,15 +51,17 @@ def saturate(peer: Peer, token: str, *, core: int, connections: int, duration_s:
     command = ["taskset", "-c", str(core), binary, "-t1", f"-c{connections}", f"-d{max(1, round(duration_s))}s"]
     command += ["--timeout", "10s", "-s", str(script), peer.url + PATH]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=duration_s + 60)
-    return _read(done.stdout + done.stderr)
+    return _read(done.stdout + done.stderr, refusals=refusals)
 
 
-def _read(text: str) -> Saturated:
+def _read(text: str, *, refusals: bool = False) -> Saturated:
     found = _REQUESTS.search(text)
     if found is None:
         raise Unsound(f"wrk did not run: {text[-500:]}")
-    if bad := _BAD.search(text):
-        raise Unsound(f"{bad.group(1)} of {found.group(1)} answers were no success")
+    bad = _BAD.search(text)
+    others = int(bad.group(1)) if bad else 0
+    if others and not refusals:
+        raise Unsound(f"{others} of {found.group(1)} answers were no success")
     if errors := _SOCKET_ERRORS.search(text):
         raise Unsound(f"connections failed: {errors.group(1)}")
-    return Saturated(int(found.group(1)), float(found.group(2)) * _UNITS_S[found.group(3)])
+    return Saturated(int(found.group(1)) - others, float(found.group(2)) * _UNITS_S[found.group(3)], others)

@@ -32,6 +32,7 @@ def measure(run: Run) -> list[str]:
             connections=SATURATING,
             duration_s=SATURATED_S,
             scratch=run.scratch,
+            refusals=True,
         )
         served_us = (cpu_ns(pids) - before) / 1000 / full.requests
         capacity = full.requests / full.elapsed_s

@@ -91,7 +91,8 @@ def test_it_refuses_a_machine_with_one_core(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_what_wrk_says_is_read_and_a_run_with_failures_is_no_measurement() -> None:
     said = "  48007 requests in 1.01s, 27.1MB read\nRequests/sec: 47000.0\n"
-    assert wrk._read(said) == (48007, 1.01)
+    assert wrk._read(said) == (48007, 1.01, 0)
+    assert wrk._read(said + "  Non-2xx or 3xx responses: 7\n", refusals=True) == (48000, 1.01, 7)
     for more in ("  Non-2xx or 3xx responses: 3\n", "  Socket errors: connect 0, read 1, write 0, timeout 0\n"):
         with pytest.raises(wrk.Unsound):
             wrk._read(said + more)
