@@ -8,10 +8,12 @@ stopped here.
 """
 
 import contextlib
+import gc
 import os
 import shutil
 import socket
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -47,6 +49,14 @@ testcontainers_config.ryuk_disabled = True
 @cache
 def missing_engine() -> str:
     """Why no container can be started; "" if one can."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        reason = _look_for_engine()
+        gc.collect()  # a client that found nobody leaves its socket to the collector
+    return reason
+
+
+def _look_for_engine() -> str:
     try:
         client = docker.from_env(timeout=5)
         try:
