@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from contract.test_audit_writer import Log
+from contract.test_audit_writer import Log, admitted
 from sim.loop import run_virtual
 
 from controlplane.audit.writer import LogWriter, WriterLimits
@@ -27,7 +27,8 @@ class Stuck:
 def test_while_clickhouse_takes_nothing_the_log_is_not_read_on() -> None:
     async def main() -> None:
         log = Log()
-        await log.tell(400)
+        for n in range(400):  # without objects, which would be looked up behind what is written
+            await log.append(admitted(f"req_{n}"), admitted(f"req_{n}_too"))
         followers: list[MemoryFollower] = []
         read = log.port.read
 
