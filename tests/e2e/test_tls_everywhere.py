@@ -5,6 +5,7 @@ operators and the command line -> control plane, a standby -> the leader, audit 
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -85,7 +86,7 @@ class Parts:
 
     def stop(self) -> None:
         for process in reversed(self.processes.values()):
-            process.terminate()
+            process.send_signal(signal.SIGINT)  # a proxy keeps no idle connection then
         for process in self.processes.values():
             process.wait(60)
 
@@ -198,6 +199,8 @@ async def running(parts: Parts, vendor: Vendor) -> AsyncIterator[Running]:
         told = await parts.start("proxy", "dataplane", "proxy", settings["proxy"])
         proxy = f"https://127.0.0.1:{told['port']}"
         yield Running(parts, nats, vendor, settings, controls, proxy, access.port)
+        await asyncio.to_thread(parts.stop)  # before NATS and the vendor, whose connections end with it
+        await asyncio.sleep(0.2)
 
 
 async def test_every_way_speaks_tls_and_takes_what_is_new_at_sighup(running: Running) -> None:
@@ -237,6 +240,7 @@ async def nobody_speaks_plainly(running: Running) -> None:
                 await session.get(url)
             with pytest.raises(aiohttp.ClientError):
                 await session.get(url.replace("https:", "http:"))
+            await asyncio.sleep(0.1)  # for the transports of both to end
 
 
 async def the_command_line_needs_the_authority(running: Running) -> None:
@@ -297,5 +301,7 @@ async def renewed(running: Running, token: str, ports: list[int], before: list[b
 async def certificate(port: int, context: ssl.SSLContext) -> bytes:
     _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
     found: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-    writer.close()
+    writer.transport.abort()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
     return found
