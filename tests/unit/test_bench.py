@@ -1,5 +1,6 @@
 """The bench's own arithmetic: what it compares, what it refuses to compare, what it reads of others' output."""
 
+import secrets
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +31,7 @@ def result(**cpu_us: tuple[float, ...]) -> Result:
     run = Run("r1", Cores(0, 1), 2, 1.0, 32, Path())
     for name, rounds in cpu_us.items():
         run.add("cpu", name, "cpu_us", rounds)
-    return replace(result_of(run), run_id=f"r{id(run)}")
+    return replace(result_of(run), run_id=secrets.token_hex(6))
 
 
 def test_only_ratios_within_a_run_are_compared_and_ten_percent_is_the_line() -> None:
