@@ -79,6 +79,9 @@ def test_failures_say_what_to_do_and_have_their_exit_codes(run: Run, stack: Stac
     assert "rfo_wrong" not in wrong.output
     away = CliRunner().invoke(cli, ["--url", "http://127.0.0.1:1", "--token", "x", "keys", "list"])
     assert away.exit_code == 3
+    proxy = CliRunner().invoke(cli, ["--url", stack.urls["proxy"], "--token", "rfo_x", "keys", "list"])
+    assert proxy.exit_code == 1
+    assert "is a proxy" in proxy.output
 
 
 @pytest.mark.parametrize("command", ["up", "keys", "keys issue", "report", "nodes", "check", "version", "budgets set"])
@@ -120,6 +123,7 @@ def test_operators_rotate_and_alerts_are_listed(run: Run) -> None:
     assert first not in listed.output
     for token in (first, second):
         assert run("alerts", "list", "--state", "open", "--json", RINGFENCE_TOKEN=token).exit_code == 0
+    assert run("alerts").exit_code == 0
     assert run("alerts", "list", "--kind", "no_such_kind").output.strip() == "No alerts."
     assert run("operators", "revoke", "e2e-auditor", "--reason", "test over").exit_code == 0
     assert run("alerts", "list", RINGFENCE_TOKEN=second).exit_code == 1
