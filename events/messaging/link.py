@@ -38,6 +38,10 @@ MOVE_AFTER_S = 4.0
 _ANSWERS_S = 0.5
 """For questions under way when one connection replaces another."""
 
+STUCK_S = 20.0
+"""Without a connection for so long: the library may have ceased to try. A new client costs nothing then."""
+_LOOK_S = 1.0
+
 _GONE = (
     nats.errors.ConnectionClosedError,
     nats.errors.ConnectionDrainingError,
@@ -114,6 +118,7 @@ class NatsLink:
         self._up = False
         self._closing = False
         self._rebuilding: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._inbox = f"{credentials.inbox_prefix}.{secrets.token_hex(8)}"
         self._requests = 0
         self._waiting: dict[str, asyncio.Future[Msg]] = {}
@@ -152,14 +157,15 @@ class NatsLink:
             raise LinkDown(f"no connection within {timeout_s:g} s: {reason}") from None
         self._up = True
         await self.subscribe(f"{self._inbox}.*", self._answered)
+        self._watching = asyncio.get_running_loop().create_task(self._watch(), name=f"nats watch {self._name}")
 
     async def close(self) -> None:
         """End the connection; whoever waits for an answer gets LinkLost. Idempotent."""
         self._closing = True
         self._up = False
-        if self._rebuilding is not None:
-            self._rebuilding.cancel()
-            await asyncio.wait({self._rebuilding})
+        for task in filter(None, (self._watching, self._rebuilding)):
+            task.cancel()
+            await asyncio.wait({task})
         client, self._client = self._client, None
         if client is not None:
             await end_client(client)
@@ -336,6 +342,20 @@ class NatsLink:
         if not self._closing and self._rebuilding is None and self._client is not None:
             self._rebuilding = asyncio.get_running_loop().create_task(self._rebuild(), name=f"nats {self._name}")
             self._rebuilding.add_done_callback(self._rebuild_ended)
+
+    async def _watch(self) -> None:
+        """Replace a client that stays without a connection. (When one fails while it is made, two of the library's
+        tasks can undo each other's work, and then none tries any more.)
+        """
+        down_s = 0.0
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            client = self._client
+            down_s = 0.0 if self.connected or self._rebuilding is not None else down_s + _LOOK_S
+            if down_s >= STUCK_S and client is not None:
+                down_s = 0.0
+                await end_client(client)
+                await self._gave_up(self._generation)
 
     async def _rebuild(self) -> None:
         """Replace a client that has ended, however long it takes."""

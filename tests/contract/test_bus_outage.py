@@ -82,6 +82,31 @@ async def test_a_client_that_gave_up_for_good_is_replaced(
     assert nats_server.credentials("n1").password not in caplog.text
 
 
+async def test_a_client_that_no_longer_tries_is_replaced(
+    nats_server: RunningNats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It believes that somebody else reconnects, and nobody does."""
+    monkeypatch.setattr("events.messaging.link.STUCK_S", 0.3)
+    monkeypatch.setattr("events.messaging.link._LOOK_S", 0.1)
+    control = (await nats_server.connect("control")).bus
+    connection = await nats_server.connect("n1")
+    heard: list[bytes] = []
+
+    async def handle(message: Message) -> None:
+        heard.append(message.payload)
+
+    await connection.bus.subscribe(FEED, handle)
+    await connection.bus.flush()
+    first = connection._link._client
+    assert first is not None
+    first._status = SturdyClient.RECONNECTING
+    first.tear_off()
+    await until(lambda: connection._link._client is not first and connection.connected)
+    await connection.bus.flush()
+    await control.publish(FEED, b"back")
+    await until(lambda: heard == [b"back"])
+
+
 async def test_a_server_that_stands_still_is_noticed(nats_server: RunningNats) -> None:
     node = (await nats_server.connect("n1")).bus
     nats_server.pause()
