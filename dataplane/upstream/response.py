@@ -42,6 +42,7 @@ class UpstreamResponse:
         "_chunks",
         "_ended",
         "_failure",
+        "_loop",
         "_source",
         "_waiter",
         "answered",
@@ -66,6 +67,7 @@ class UpstreamResponse:
         self._ended = False
         self._failure: UpstreamError | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     # For the reader.
 
@@ -153,7 +155,9 @@ class UpstreamResponse:
     async def _wait(self) -> None:
         if self._waiter is not None:
             raise RuntimeError("an answer has one reader at a time")
-        self._waiter = asyncio.get_running_loop().create_future()
+        # Asking for the running loop is a system call (in Python 3.11), and a stream waits for every chunk.
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        self._waiter = loop.create_future()
         try:
             await self._waiter
         finally:
