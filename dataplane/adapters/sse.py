@@ -28,7 +28,7 @@ class SseSplitter:
     def feed(self, chunk: bytes) -> list[bytes]:
         """The events that this chunk completes, each with its end; pieces of one that is too long to hold."""
         held = self._held
-        if not held and chunk.endswith(b"\n\n") and b"\r" not in chunk and chunk.find(b"\n\n") == len(chunk) - 2:
+        if not held and chunk.endswith(b"\n\n") and chunk.find(b"\r") < 0 and chunk.find(b"\n\n") == len(chunk) - 2:
             return [chunk]
         start = max(0, len(held) - _LOOK_BACK)
         held += chunk
