@@ -97,6 +97,7 @@ async def test_what_cannot_be_judged_by_its_bytes_is_parsed_and_refused_alike(
     clear(rig)
 
 
+@pytest.mark.interpreted
 async def test_what_would_wait_for_a_log_that_takes_no_more_is_refused_like_what_would_wait_at_the_door(
     rig: ProxyRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
