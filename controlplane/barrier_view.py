@@ -73,6 +73,11 @@ class BarrierView:
             self._fenced_ns.pop(incarnation, None)
         return Standing(tuple(unapplied), newest_ns if newest_ns > now_ns else None)
 
+    def young_fence(self, now_ns: int) -> bool:
+        """Whether some incarnation that was fenced may still have a proof young enough to send."""
+        living = self._replica.nodes.living
+        return any(name not in living and self._ripens_ns(name) > now_ns for name in self._relevant)
+
     def lowest_applied(self) -> int:
         """Everything through this sequence has been applied by all living incarnations."""
         return min((log.applied for log in self._replica.nodes.living.values()), default=self._replica.control_seq)

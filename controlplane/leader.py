@@ -276,7 +276,8 @@ class Leader:
         made: list[tuple[Decision[T] | CommandRefusal, bool]] = []
 
         def turn() -> Sequence[ControlEvent]:
-            verdict = decide(self.state, self.budget, Moment(self._clock.wall_ns(), self._draw, by))
+            young = self._view.young_fence(self._clock.elapsed_ns())
+            verdict = decide(self.state, self.budget, Moment(self._clock.wall_ns(), self._draw, by, young))
             events = () if isinstance(verdict, CommandRefusal) else verdict.events
             made.append((verdict, any(tightens(self.state, event) for event in events)))
             return events or (Marked(),)

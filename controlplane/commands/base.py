@@ -20,11 +20,16 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """When, by whom, and with which randomness a decision is made. `draw(n)` gives n random bytes."""
+    """When, by whom, and with which randomness a decision is made. `draw(n)` gives n random bytes.
+
+    `young_fence`: an incarnation was fenced so lately that its proof may still be young: it may yet send what it
+    admitted, and rightly so (rule A3).
+    """
 
     now_ns: int
     draw: Callable[[int], bytes] = field(repr=False)
     by: By
+    young_fence: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ ERRORS: dict[str, ErrorKind] = {
     "agent_in_use": ErrorKind(409, 'Revoke its keys first: POST /v1/keys/revoke {"agent": ...}.'),
     "operator_ended": ErrorKind(409, "A revoked or expired operator token never comes back; issue a new one."),
     "last_admin": ErrorKind(409, "Issue another admin token first, or nobody could administer this gateway."),
+    "outcome_open": ErrorKind(409, "Look into the vendor's books again in a few seconds, then repeat the request."),
     "outcome_known": ErrorKind(409, "Only a request of unknown outcome can be reconciled."),
     "idempotency_key_reused": ErrorKind(422, "Send the first request's body again, or use another Idempotency-Key."),
     "too_many": ErrorKind(409, "Let unused ones expire, or revoke them, and try again."),

@@ -18,6 +18,9 @@ def reconcile(request_id: str, actual_usd_nanos: int) -> Command[Amounts]:
         bound = figures.unknown_bound(request_id)
         if bound is None:
             return refuse("not_found", "there is no request of unknown outcome with this id")
+        if moment.young_fence:
+            # What the vendor shows now need not be the end of it, and what a node settles later is no longer heard.
+            return refuse("outcome_open", "a node was fenced a moment ago and might still send this request")
         refund = bound.refund > 0 and bound.usd == 0
         actual = Amounts(
             usd=0 if refund else actual_usd_nanos,

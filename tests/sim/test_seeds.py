@@ -97,6 +97,15 @@ def one_seed(seed: str) -> None:
     assert not found, "\n".join((*trace, *found))
 
 
+FOUND = (702_017,)
+"""Seeds that once broke a promise: 702017 reconciled a request that a node, fenced unheard, sent afterwards."""
+
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_what_was_found_once(seed: int) -> None:
+    one_seed(str(seed))
+
+
 @pytest.mark.slow
 def test_many_seeds() -> None:
     run_seeds(100_000, int(os.environ.get("RINGFENCE_SIM_SEEDS", MANY_SEEDS)))

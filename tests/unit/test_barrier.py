@@ -65,6 +65,25 @@ def test_applied_never_goes_back() -> None:
     assert stage.standing().clear
 
 
+def test_a_fence_is_young_for_as_long_as_a_proof_lasts() -> None:
+    stage = Stage()
+    assert not stage.view.young_fence(stage.ms * MS)
+    stage.end("n1")
+    assert stage.view.young_fence(stage.ms * MS)
+    assert stage.view.young_fence((stage.ms + TTL_MS - 1) * MS)
+    assert not stage.view.young_fence((stage.ms + TTL_MS) * MS)
+
+
+def test_after_a_takeover_all_fences_are_young() -> None:
+    """A new leader cannot know when they were stored."""
+    stage = Stage()
+    stage.end("n1")
+    now_ms = stage.ms + 10 * TTL_MS
+    later = BarrierView(stage.replica, takeover_ns=now_ms * MS, proof_ttl_ns=TTL_MS * MS)
+    assert later.young_fence((now_ms + 1) * MS)
+    assert not later.young_fence((now_ms + TTL_MS) * MS)
+
+
 def test_who_joins_later_does_not_matter() -> None:
     stage = Stage()
     for node in ("n1", "n2"):

@@ -4,11 +4,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from support.control_fakes import START_NS, Clock, FakeLeader
+from support.control_fakes import OPERATOR, START_NS, Clock, FakeLeader
 
 from controlplane.api.decode import BodyDecoder
 from controlplane.commands import agents, budgets, keys, operators, requests
-from controlplane.commands.base import CommandRefusal, Figures
+from controlplane.commands.base import CommandRefusal, Figures, Moment
 from controlplane.commands.keys import KeyRules
 from controlplane.commands.refusals import ERRORS
 from events.state.budget import Budget
@@ -277,6 +277,13 @@ class TestReconcile:
         event = leader.log[-1]
         assert isinstance(event, RequestReconciled)
         assert event.actual == actual
+
+    def test_not_while_a_fenced_node_may_still_send_it(self, leader: FakeLeader) -> None:
+        leader.budget.unknown["req_1"] = Amounts(usd=5, requests=1)
+        moment = Moment(START_NS, bytes, OPERATOR, young_fence=True)
+        refused = requests.reconcile("req_1", 0)(leader.state, leader.budget, moment)
+        assert isinstance(refused, CommandRefusal)
+        assert (refused.status, refused.code) == (409, "outcome_open")
 
     def test_only_unknown_outcomes(self, leader: FakeLeader) -> None:
         assert leader.run(requests.reconcile("req_1", 7)).code == "not_found"
