@@ -102,7 +102,10 @@ async def test_what_never_ends_is_waited_for_so_long_and_no_longer(rig: ProxyRig
     busy = await rig.connect()
     busy.writer.write(b"GET /healthz HTTP/1.1\r\n")
     await asyncio.sleep(0.05)
-    await rig.listening.hand_over(idle_s=0.05, limit_s=0.2)
+    began_s = time.monotonic()
+    async with asyncio.timeout(20):
+        await rig.listening.hand_over(idle_s=0.05, limit_s=0.2)
+    assert time.monotonic() - began_s >= 0.2
     await busy.close()
 
 
