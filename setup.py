@@ -37,6 +37,7 @@ MODULES = (
     "dataplane/membership.py",
     "dataplane/node.py",
     "dataplane/proxy.py",
+    "dataplane/randomness.py",
     "dataplane/relay.py",
     "dataplane/streaming.py",
     "dataplane/tasks.py",

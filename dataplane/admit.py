@@ -13,6 +13,7 @@ log only if it was right under the policy of that very moment.
 """
 
 import asyncio
+from typing import Final
 
 from dataplane.core.access import Caller, still_allowed
 from dataplane.core.lines import check_single, needs
@@ -30,37 +31,39 @@ from schemas import ids
 from schemas.refusals import Refusal, refuse
 from schemas.settings import MS
 
-JOIN_POLL_S = 0.005
+JOIN_POLL_S: Final = 0.005
 """While a re-join is under way, a request looks this often whether it is over; a fence costs milliseconds (F3)."""
 
-TURNED_PAUSE_S = 0.02
+TURNED_PAUSE_S: Final = 0.02
 """Between two asks when the ledger's clock says that the window is another one."""
 
-MAX_INTENTS = 3
+MAX_INTENTS: Final = 3
 """Intents of one request that may be lost to fences and lowered caps, before it is told to try again."""
 
-MAX_PROOFS = 3
+MAX_PROOFS: Final = 3
 """Appends that `revalidate` makes before it gives up."""
 
-AGAIN = refuse("log_unavailable", "this node lost its incarnation before the request was sent; try again")
+AGAIN: Final = refuse("log_unavailable", "this node lost its incarnation before the request was sent; try again")
 """The admission was released through no fault of the request: admit it again."""
 
-CAPS_CHANGED = refuse("budget_unavailable", "caps changed before the request was sent, again and again; try again")
+CAPS_CHANGED: Final = refuse(
+    "budget_unavailable", "caps changed before the request was sent, again and again; try again"
+)
 """The same, because of a cap or an account that changed under it (G8)."""
 
-STALE = refuse("log_unavailable", "the node's proof is too old to send anything; try again")
+STALE: Final = refuse("log_unavailable", "the node's proof is too old to send anything; try again")
 """The admission stands, but needs a fresh proof: `revalidate` it."""
 
-_NO_ACK = refuse("log_unavailable", "the intent was not acknowledged in time; nothing was sent")
-_NO_LOG = refuse("log_unavailable", "the event log takes nothing now; nothing was sent")
-_NO_BUDGET = refuse("budget_unavailable", "the budget could not be reserved in time; nothing was sent")
+_NO_ACK: Final = refuse("log_unavailable", "the intent was not acknowledged in time; nothing was sent")
+_NO_LOG: Final = refuse("log_unavailable", "the event log takes nothing now; nothing was sent")
+_NO_BUDGET: Final = refuse("budget_unavailable", "the budget could not be reserved in time; nothing was sent")
 
 
 Held = tuple[LeaseDesk, dict[str, int]] | None
 """A reservation for which there is no intent yet."""
 
 
-LEASE_WAITS = 8
+LEASE_WAITS: Final = 8
 """The ledger gives up after `lease_wait_ms`, or eight times that while money is on its way back (rule G6); giving up
 here before it has answered would turn exact refusals into 503s on a busy machine."""
 

@@ -14,6 +14,7 @@
 """
 
 import asyncio
+from typing import Final
 
 from dataplane.adapters.port import Outcome
 from dataplane.exchange import Carriage, Phase
@@ -37,10 +38,10 @@ from schemas import ids
 from schemas.amounts import Amounts
 from schemas.refusals import Refusal, refuse
 
-MAX_CHECKS = 4
+MAX_CHECKS: Final = 4
 """Checks of one request that may find something to be done first; each takes an append or an admission."""
 
-_GAVE_UP = refuse("log_unavailable", "this node could not prove its right to send the request; nothing was sent")
+_GAVE_UP: Final = refuse("log_unavailable", "this node could not prove its right to send the request; nothing was sent")
 
 
 class Forbidden(Exception):

@@ -14,7 +14,7 @@ Both refusals are the same 503 `overloaded` in the vendor's own error shape, and
 import hashlib
 import time
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from dataplane.core.backlog import CEILING, Backlog
 from dataplane.core.glance import glance, token_in
@@ -33,19 +33,19 @@ from schemas import ids
 from schemas.policy import KeyPolicy
 from schemas.refusals import Refusal, refuse
 
-RETRY_AFTER_S = 1.0
+RETRY_AFTER_S: Final = 1.0
 """Within a second a node that is no longer overloaded takes everything again."""
 
 MAX_PLACES = 1_024
-MAX_KEPT_BYTES = 128
+MAX_KEPT_BYTES: Final = 128
 """Of refusals kept rendered, and of the targets that they are for: about a megabyte."""
 
-OVERLOADED = refuse(
+OVERLOADED: Final = refuse(
     "overloaded", "this node has more to do than it can do in time; nothing was sent", retry_after_s=RETRY_AFTER_S
 )
 
-_ID = ids.request_id(bytes(ids.ID_BYTES))
-_STRANGERS = ""
+_ID: Final = ids.request_id(bytes(ids.ID_BYTES))
+_STRANGERS: Final = ""
 """The flow of everyone whose key nobody knows."""
 
 

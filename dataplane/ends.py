@@ -5,6 +5,8 @@ follow only if their incarnation is the current one: a fenced one's are void. Wh
 in the same batch (rule G5).
 """
 
+from typing import Final
+
 from dataplane.adapters.port import Outcome
 from dataplane.core.ratelimit import Take, Taken
 from dataplane.inflight import Admission, State
@@ -14,7 +16,7 @@ from schemas.accounts import meter_of
 from schemas.amounts import Amounts
 from schemas.refusals import Refusal
 
-MAX_RELEASED = 10_000
+MAX_RELEASED: Final = 10_000
 """Released requests remembered until their clients are refused, which comes within the patience of one request."""
 
 

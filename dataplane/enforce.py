@@ -10,6 +10,8 @@ All of it happens in the step in which the change is applied, and only then is `
 the log knows that this node sends nothing more that the change forbids.
 """
 
+from typing import Final
+
 from dataplane.admit import AGAIN, CAPS_CHANGED
 from dataplane.core.access import still_allowed
 from dataplane.core.snapshot import Changes
@@ -20,7 +22,7 @@ from events.types import Applied
 from schemas.refusals import Refusal, refuse
 from schemas.rpc import JoinAnswer
 
-STREAM_CUT = refuse("stream_cut", "this node lost its proof of authority in the middle of the stream")
+STREAM_CUT: Final = refuse("stream_cut", "this node lost its proof of authority in the middle of the stream")
 
 
 class Enforcer:

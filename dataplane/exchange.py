@@ -2,6 +2,7 @@
 
 import asyncio
 from enum import IntEnum
+from typing import Final
 
 from aiohttp.web import BaseRequest
 
@@ -12,7 +13,7 @@ from schemas.amounts import NOTHING, Amounts
 from schemas.policy import KeyPolicy, Who
 from schemas.refusals import Refusal
 
-NOBODY = Who()
+NOBODY: Final = Who()
 
 
 def holder(key: KeyPolicy) -> Who:

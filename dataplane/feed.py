@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 import msgspec
 
@@ -30,24 +31,24 @@ from schemas.settings import Timing
 
 _log = logging.getLogger(__name__)
 
-KEPT_DELTAS = 256
+KEPT_DELTAS: Final = 256
 """Deltas kept while something before them is missing; a catch-up takes a few milliseconds."""
 
-ASK_TIMEOUT_S = 1.0
-CATCHUP_TIMEOUT_S = 0.3
+ASK_TIMEOUT_S: Final = 1.0
+CATCHUP_TIMEOUT_S: Final = 0.3
 """An answer takes milliseconds. A question to a leader that stands still must not outlast the takeover."""
 
-PAUSE_S = 0.05
+PAUSE_S: Final = 0.05
 """Between two tries of an unanswered question: a takeover lasts seconds, and asking is cheap."""
 
-PUT_AT_ONCE = 250
+PUT_AT_ONCE: Final = 250
 """Records of a snapshot taken in between two turns of the loop, half a millisecond: a node that loads anew goes on
 serving."""
 
-SILENT_BEATS = 4
+SILENT_BEATS: Final = 4
 """After so many missed heartbeats of the feed the node asks by itself: its subscription may be deaf."""
 
-NEVER_NS = 2**62
+NEVER_NS: Final = 2**62
 
 
 class Feed:

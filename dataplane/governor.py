@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -50,20 +50,20 @@ from schemas.settings import Timing
 
 __all__ = ["AGAIN", "STALE", "Admission", "Governor", "Wanted", "again"]
 
-ASK_TIMEOUT_S = 0.3
-ASK_TRIES = 3
+ASK_TIMEOUT_S: Final = 0.3
+ASK_TRIES: Final = 3
 """Of questions that a request waits for (an object, a new agent): a second in all, as long as a takeover may last."""
 
-TICK_S = 0.05
-FORGET_EVERY_NS = 10 * NANOS_PER_S
+TICK_S: Final = 0.05
+FORGET_EVERY_NS: Final = 10 * NANOS_PER_S
 
-CLOSE_S = 5.0
+CLOSE_S: Final = 5.0
 """At the end the log gets this long to take the last events."""
 
 _log = logging.getLogger(__name__)
 
 
-SETTLEMENT_PAUSES_S = (0.01, 0.03, 0.1)
+SETTLEMENT_PAUSES_S: Final = (0.01, 0.03, 0.1)
 """A client may use an object before the settlement that told of it is folded: an unknown one is asked for again."""
 
 

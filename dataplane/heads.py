@@ -5,16 +5,19 @@ Apart from the answers themselves, which are aiohttp's: what is here can be comp
 
 from collections.abc import Sequence
 from http import HTTPStatus
+from typing import Final
 
 from aiohttp.web import BaseRequest
 
 Header = tuple[bytes, bytes]
 
-REQUEST_ID = b"X-Ringfence-Request-Id"
+REQUEST_ID: Final = b"X-Ringfence-Request-Id"
 
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") for status in HTTPStatus}
+_STATUS_LINES: Final = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") for status in HTTPStatus
+}
 
-BODILESS = frozenset({204, 304})
+BODILESS: Final = frozenset({204, 304})
 """Answers that have no body and announce none."""
 
 
@@ -48,7 +51,7 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-LAST_CHUNK = b"0\r\n\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 def keeps_alive(request: BaseRequest) -> bool:

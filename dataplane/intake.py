@@ -5,38 +5,39 @@ What would let a vendor read another body than the adapter did (compression, oth
 """
 
 import asyncio
+from typing import Final
 
 from aiohttp.web import BaseRequest, RequestPayloadError
 
 from dataplane.adapters.scan import Seen
 from schemas.refusals import Refusal, refuse
 
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
-UPGRADES = frozenset({b"websocket", b"tcp"})
+UPGRADES: Final = frozenset({b"websocket", b"tcp"})
 """Those that the server's parser would follow; other offers (h2c) are ignored, as HTTP allows."""
 
 MAX_HELD_BYTES = 512 * 1024 * 1024
 """Bodies of all requests in flight together: above it a node would rather refuse than be killed for its memory."""
 
-SMALL_BYTES = 64 * 1024
+SMALL_BYTES: Final = 64 * 1024
 """Smaller bodies are not counted once they are here: the lanes bound their number. While they arrive all are."""
 
 BODY_TIMEOUT_S = 120.0
 """A body must have arrived by then: 32 MB at 2 Mbit/s."""
 
-_RARE = frozenset({b"upgrade", b"transfer-encoding", b"content-encoding", b"expect"})
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_RARE: Final = frozenset({b"upgrade", b"transfer-encoding", b"content-encoding", b"expect"})
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-_METHOD = refuse("request_malformed", "the method is not one that vendors' APIs use")
-_REPEATED_HOST = refuse("request_malformed", "the request names more than one Host")
-_UPGRADE = refuse("request_malformed", "upgrades of the connection (websockets) are not accepted")
-_CODING = refuse("request_malformed", "the body's transfer coding is not accepted: send it plain or chunked")
-_ENCODED = refuse("body_unparseable", "the body is compressed: send it without Content-Encoding")
-_EXPECT = refuse("request_malformed", "the Expect header asks for something else than 100-continue")
-_CUT_OFF = refuse("request_malformed", "the body ended before its announced end")
-_SLOW = refuse("request_timeout", "the body did not arrive in time")
-_FULL = refuse("overloaded", "too many large bodies are in flight here; nothing was sent")
+_METHOD: Final = refuse("request_malformed", "the method is not one that vendors' APIs use")
+_REPEATED_HOST: Final = refuse("request_malformed", "the request names more than one Host")
+_UPGRADE: Final = refuse("request_malformed", "upgrades of the connection (websockets) are not accepted")
+_CODING: Final = refuse("request_malformed", "the body's transfer coding is not accepted: send it plain or chunked")
+_ENCODED: Final = refuse("body_unparseable", "the body is compressed: send it without Content-Encoding")
+_EXPECT: Final = refuse("request_malformed", "the Expect header asks for something else than 100-continue")
+_CUT_OFF: Final = refuse("request_malformed", "the body ended before its announced end")
+_SLOW: Final = refuse("request_timeout", "the body did not arrive in time")
+_FULL: Final = refuse("overloaded", "too many large bodies are in flight here; nothing was sent")
 
 
 def check_message(method: str, seen: Seen) -> Refusal | None:

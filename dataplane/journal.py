@@ -17,6 +17,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
+from typing import Final
 
 from events.log.group import Appended
 from events.log.port import LogError
@@ -25,13 +26,13 @@ from events.types import NodeEvent, RequestRefused, RequestReleased, RequestSett
 
 NodeLog = SoleWriterLog[NodeEvent]
 
-_LASTING = (RequestSettled, RequestReleased, RequestRefused)
+_LASTING: Final = (RequestSettled, RequestReleased, RequestRefused)
 _log = logging.getLogger(__name__)
 
-PATIENCE_S = 0.005
+PATIENCE_S: Final = 0.005
 """How long an end waits for company. Short, because what is not in the log yet is unknown if the process is killed."""
 
-GROUP_EVENTS = 64
+GROUP_EVENTS: Final = 64
 """So many go at once: they fit into any message."""
 
 Posted = tuple[Sequence[NodeEvent], "asyncio.Future[Appended]"]

@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import Enum
+from typing import Final
 
 from dataplane.control import ControlPlane, Unanswered
 from dataplane.core.lines import exhausted
@@ -30,23 +31,23 @@ from schemas.refusals import Refusal, refuse
 from schemas.rpc import Grants, LeaseAnswer, LeaseAsk, LeaseRefusal, Recall
 from schemas.settings import MS, Timing
 
-RESEND_S = 0.15
+RESEND_S: Final = 0.15
 """An ask without an answer is sent again, under its id, this often: four tries within a request's patience."""
 
-EARLY_PAUSE_S = 0.02
+EARLY_PAUSE_S: Final = 0.02
 """Before asking again when it is known at once that nobody answers (a takeover)."""
 
-MAX_EXHAUSTED = 10_000
+MAX_EXHAUSTED: Final = 10_000
 """Remembered cap refusals; each lives for `exhausted_ttl_ms`, so this is 100,000 refused asks a second."""
 
-MAX_LOWERED = 10_000
+MAX_LOWERED: Final = 10_000
 """Accounts remembered as lowered; above it every older ask counts as sent before its barrier."""
 
-_BUSY = refuse("budget_unavailable", "too many requests are waiting for budget; nothing was sent")
-LOG_FULL = refuse(
+_BUSY: Final = refuse("budget_unavailable", "too many requests are waiting for budget; nothing was sent")
+LOG_FULL: Final = refuse(
     "log_unavailable", "the event log is nearly full; nothing is admitted before it has room", retry_after_s=5
 )
-_LATE = refuse("budget_unavailable", "the budget could not be reserved in time; nothing was sent")
+_LATE: Final = refuse("budget_unavailable", "the budget could not be reserved in time; nothing was sent")
 
 
 class Obtained(Enum):

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Final
 
 from dataplane.control import ControlPlane, Unanswered
 from dataplane.inflight import Incarnation
@@ -26,11 +27,11 @@ from schemas.settings import Timing
 
 _log = logging.getLogger(__name__)
 
-JOIN_TIMEOUT_S = 1.0
-PAUSE_S = 0.05
-PAUSE_MAX_S = 1.0
+JOIN_TIMEOUT_S: Final = 1.0
+PAUSE_S: Final = 0.05
+PAUSE_MAX_S: Final = 1.0
 
-LASTED_NS = 5_000_000_000
+LASTED_NS: Final = 5_000_000_000
 """An incarnation that lived this long was no failure: the next one starts without a pause."""
 
 

@@ -1,6 +1,7 @@
 """What the parts of a node share: its policy, its incarnation, its log, its requests in flight."""
 
 from collections.abc import Callable
+from typing import Final
 
 from dataplane.control import ControlPlane
 from dataplane.core.access import Caller, Callers
@@ -20,9 +21,9 @@ from schemas.accounts import NANOS_PER_S
 from schemas.refusals import Refusal, refuse
 from schemas.settings import MS, Timing
 
-_NO_POLICY = refuse("policy_unavailable", "this node has no current policy; nothing was sent")
-_NO_LOG = refuse("log_unavailable", "the event log takes nothing now; nothing was sent")
-_DRAINING = refuse("draining", "this node is shutting down; nothing was sent")
+_NO_POLICY: Final = refuse("policy_unavailable", "this node has no current policy; nothing was sent")
+_NO_LOG: Final = refuse("log_unavailable", "the event log takes nothing now; nothing was sent")
+_DRAINING: Final = refuse("draining", "this node is shutting down; nothing was sent")
 
 
 class Node:

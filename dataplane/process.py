@@ -20,6 +20,7 @@ import os
 import resource
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from dataplane.metrics import Metrics
 from dataplane.node_settings import NodeSettings
 from dataplane.own_port import own_port
 from dataplane.proxy import Proxy
+from dataplane.randomness import Randomness
 from dataplane.reload import Reloader
 from dataplane.server import MAX_CONNECTIONS, Listening, listen
 from dataplane.upstreams import Destinations
@@ -69,7 +71,7 @@ async def run(path: Path, node: NodeSettings, version: str, listener: socket.soc
     destinations = Destinations(node.settings.upstreams, _prices(node.settings), build_fx(node.settings.fx))
     stop = _Stop(node.parent_pid)
     _allow_open_files()
-    slot, clock, metrics = node.nats.slot, SystemClock(), Metrics()
+    slot, clock, metrics, draw = node.nats.slot, SystemClock(), Metrics(), Randomness().draw
     nats = await connect(node.nats, name=f"ringfence proxy {slot}", timeout_s=NATS_PATIENCE_S)
     governor = Governor(
         nats.bus,
@@ -77,18 +79,18 @@ async def run(path: Path, node: NodeSettings, version: str, listener: socket.soc
         clock,
         slot=slot,
         timing=node.settings.timing,
-        draw=os.urandom,
+        draw=draw,
         version=version,
         pid=os.getpid(),
     )
-    proxy = Proxy(governor, destinations, clock, metrics, os.urandom, slot)
+    proxy = Proxy(governor, destinations, clock, metrics, draw, slot)
     tls = server_tls(node.tls) if node.tls is not None else None
     Reloader(path, slot, destinations, nats, tls).listen()
     try:
         async with own_port(proxy.own, clock, node, tls) as own:
             await governor.start()
             await _until_ready(governor, stop)
-            listening = await _listen(proxy, node, listener, tls)
+            listening = await _listen(proxy, node, draw, listener, tls)
             mark = {"pid": os.getpid(), "port": listening.port, "slot": slot, "own_port": own}
             marking = asyncio.get_running_loop().create_task(_mark_ready(governor, node, mark), name="ready mark")
             _settle_memory()
@@ -102,12 +104,16 @@ async def run(path: Path, node: NodeSettings, version: str, listener: socket.soc
 
 
 async def _listen(
-    proxy: Proxy, node: NodeSettings, listener: socket.socket | None, tls: TlsContext | None
+    proxy: Proxy,
+    node: NodeSettings,
+    draw: Callable[[int], bytes],
+    listener: socket.socket | None,
+    tls: TlsContext | None,
 ) -> Listening:
     """Serve clients. Raises OSError if the port cannot be had."""
     listening = await listen(
         proxy.handle,
-        os.urandom,
+        draw,
         node.host,
         node.port,
         shared=True,

@@ -10,7 +10,7 @@ not happen ends at the edge, here: counted, logged without anything that was sen
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from aiohttp.web import BaseRequest, StreamResponse
 
@@ -44,14 +44,14 @@ from schemas.policy import KeyPolicy
 from schemas.refusals import Refusal, refuse
 from schemas.rpc import ObjectAnswer
 
-MAX_RECORDED_CHARS = 256
+MAX_RECORDED_CHARS: Final = 256
 """Of a model's name in events: vendors' are shorter, and a caller chooses it."""
 
-MAX_ROUTES = 2_048
+MAX_ROUTES: Final = 2_048
 """Routes kept, of targets up to MAX_KEPT_CHARS: less than a megabyte."""
-MAX_KEPT_CHARS = 128
+MAX_KEPT_CHARS: Final = 128
 
-_INTERNAL = refuse("internal", "the gateway failed; nothing more is known to the client")
+_INTERNAL: Final = refuse("internal", "the gateway failed; nothing more is known to the client")
 
 _log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ connection is closed too.
 """
 
 import asyncio
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -29,11 +30,11 @@ from dataplane.upstream.response import UpstreamResponse
 from events.clock import Clock
 from schemas.rpc import ObjectAnswer
 
-SMALL_ANSWER_BYTES = 256 * 1024
+SMALL_ANSWER_BYTES: Final = 256 * 1024
 """Answers announced as no longer than this are read whole: one settlement, one write, and a clean refusal if they
 break off. Beyond it memory and the client's patience count for more."""
 
-REPLACED_ANSWER_BYTES = 1024 * 1024
+REPLACED_ANSWER_BYTES: Final = 1024 * 1024
 """What is read of an answer that the client will not see."""
 
 

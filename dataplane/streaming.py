@@ -14,11 +14,12 @@ A cut that comes before the head has gone to the client is an ordinary refusal.
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from msgspec.structs import replace
 
 from dataplane.adapters.port import Meter, Outcome
-from dataplane.answer import Answer, client_keeps_up, lags
+from dataplane.answer import UNREAD_BYTES, Answer, client_keeps_up, lags
 from dataplane.core.scrub import Scrubber, mask
 from dataplane.dispatch import Ended, lost_outcome
 from dataplane.exchange import Carriage, Phase
@@ -32,11 +33,11 @@ from schemas.refusals import Refusal, refuse
 DRAIN_S = 120.0
 """After its client has gone an answer is read for so long, for the books; most LLM answers end within a minute."""
 
-GATEWAY_CUTS = frozenset({"stream_cut", "draining"})
+GATEWAY_CUTS: Final = frozenset({"stream_cut", "draining"})
 """Cuts that are no verdict on the request: the vendor's answer is still read for the books."""
 
 
-_LOST = refuse("upstream_lost", "the connection to the vendor was lost in the middle of the stream")
+_LOST: Final = refuse("upstream_lost", "the connection to the vendor was lost in the middle of the stream")
 
 Settle = Callable[[Carriage, Outcome], Awaitable[None]]
 
@@ -59,6 +60,8 @@ class Streaming:
         self._governor = governor
         self._clock = clock
         self._carriage = carriage
+        # Kept: it is asked for with every piece, and stays the same as long as the client is there.
+        self._transport = carriage.request.transport
         self._response = response
         self._meter = meter
         self._events = events
@@ -93,19 +96,24 @@ class Streaming:
 
     async def _relay_pieces(self) -> None:
         """Until the answer ends, breaks off, is cut, or the client goes."""
-        carriage, response = self._carriage, self._response
-        await self._send(self._head())
-        while not carriage.client_gone and self._cut is None:
+        carriage, request = self._carriage, self._carriage.request
+        self._write(self._head())
+        while self._cut is None and not carriage.client_gone:
+            if lags(request) and not await client_keeps_up(request):
+                carriage.client_gone = True
+                return
             try:
-                piece = await response.read_chunk()
+                self._complete = await self._response.hand_over(self._take)
             except UpstreamError as error:
                 self._failure = error.code
                 return
-            if not piece:
-                self._complete = True
+            if self._complete:
                 return
-            if out := self._scrubber.feed(self._meter.feed(piece)):
-                await self._send(self._framed(out))
+
+    def _take(self, piece: bytes) -> bool:
+        """Relay a piece as it arrives. False: the next one must wait, or there is none."""
+        out = self._scrubber.feed(self._meter.feed(piece))
+        return self._write(self._framed(out)) if out else True
 
     def _head(self) -> bytes:
         """Length as announced where bytes go on as they come; else chunks; else the connection's end."""
@@ -126,18 +134,18 @@ class Streaming:
     def _framed(self, data: bytes) -> bytes:
         return chunk(data) if self._chunked else data
 
-    async def _send(self, data: bytes) -> None:
-        """Write in the step of the check (A4), then wait if the client is slow."""
+    def _write(self, data: bytes) -> bool:
+        """Write in the step of the check (A4). False: cut, or the client has gone, or is slow."""
         if self._events and (refusal := self._governor.check_relay(self._carriage.admission)) is not None:
             self._cut = refusal
-            return
-        request = self._carriage.request
-        if not write(request, data):
+            return False
+        transport = self._transport
+        if transport is None or transport.is_closing():
             self._carriage.client_gone = True
-            return
+            return False
+        transport.write(data)
         self._begun = True
-        if lags(request) and not await client_keeps_up(request):
-            self._carriage.client_gone = True
+        return transport.get_write_buffer_size() <= UNREAD_BYTES
 
     async def _drain(self) -> None:
         """Read on for the books."""

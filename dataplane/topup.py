@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from dataplane.core.demand import Demand
 from dataplane.core.reservation import LeaseBook, Needs
@@ -9,7 +10,7 @@ from dataplane.tasks import Tasks
 from events.clock import Clock
 from schemas.settings import MS, Timing
 
-MAX_LINES = 64
+MAX_LINES: Final = 64
 """Lines in one ask: 10 kB, and little work for the ledger at a time. The others follow in the next."""
 
 

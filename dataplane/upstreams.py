@@ -2,6 +2,7 @@
 
 import ssl
 from collections.abc import Mapping
+from typing import Final
 
 from dataplane.adapters.port import Adapter, Fx, Prices
 from dataplane.adapters.registry import build_adapter
@@ -14,10 +15,10 @@ from events.tls import TlsContext, TlsUnusable, client_tls
 from schemas.refusals import Refusal, refuse
 from schemas.settings import Upstream
 
-SLASH_ADAPTERS = frozenset({"http"})
+SLASH_ADAPTERS: Final = frozenset({"http"})
 """Dialects whose paths may end in '/': the generic one, for frameworks that insist on it."""
 
-_OVERLOADED = refuse("overloaded", "too many requests are in flight for this upstream; nothing was sent")
+_OVERLOADED: Final = refuse("overloaded", "too many requests are in flight for this upstream; nothing was sent")
 
 
 class Lane:

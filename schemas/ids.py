@@ -6,28 +6,29 @@ An id is never used again, so an old fence, lease or tombstone can never be mist
 
 import hashlib
 import re
+from typing import Final
 
-_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
-KEY_PREFIX = "vk_"
-TOKEN_PREFIX = "rfk_"  # noqa: S105 - a prefix, not a secret
-OPERATOR_TOKEN_PREFIX = "rfo_"  # noqa: S105 - a prefix, not a secret
-OPERATOR_PREFIX = "op_"
-REQUEST_PREFIX = "req_"
-INCARNATION_PREFIX = "inc_"
-ALERT_PREFIX = "al_"
+KEY_PREFIX: Final = "vk_"
+TOKEN_PREFIX: Final = "rfk_"  # noqa: S105 - a prefix, not a secret
+OPERATOR_TOKEN_PREFIX: Final = "rfo_"  # noqa: S105 - a prefix, not a secret
+OPERATOR_PREFIX: Final = "op_"
+REQUEST_PREFIX: Final = "req_"
+INCARNATION_PREFIX: Final = "inc_"
+ALERT_PREFIX: Final = "al_"
 
-ID_BYTES = 16
+ID_BYTES: Final = 16
 """Entropy of an id: 128 bits, so ids drawn by different nodes never collide."""
 
-TOKEN_BYTES = 32
+TOKEN_BYTES: Final = 32
 """Entropy of a vault key or operator token: 256 bits, out of reach of guessing."""
 
 # Names appear in line keys (joined by ':'), in paths and in headers, so their alphabet is narrow.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}\Z")
-_SLOT = re.compile(r"n[1-9][0-9]{0,4}\Z")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}\Z")
+_SLOT: Final = re.compile(r"n[1-9][0-9]{0,4}\Z")
 
-NAME_RULE = "1 to 128 letters, digits, '.', '_', '@' or '-', the first a letter or digit"
+NAME_RULE: Final = "1 to 128 letters, digits, '.', '_', '@' or '-', the first a letter or digit"
 
 
 def base62(data: bytes) -> str:

@@ -1,11 +1,13 @@
 """Meters that need no dialect, and what they share."""
 
+from typing import Final
+
 from dataplane.adapters.port import Headers, Outcome
 from schemas.amounts import Amounts
 
-ONE_REQUEST = Amounts(requests=1)
+ONE_REQUEST: Final = Amounts(requests=1)
 
-MAX_ANSWER_BYTES = 1024 * 1024
+MAX_ANSWER_BYTES: Final = 1024 * 1024
 """What a meter keeps of an answer. Objects and completions have some tens of KB; many answers are read at once."""
 
 
@@ -79,5 +81,5 @@ class Kept:
         return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
 
 
-TAIL_BYTES = 64 * 1024
+TAIL_BYTES: Final = 64 * 1024
 """The end of a large answer, where LLM vendors report usage."""

@@ -2,17 +2,17 @@
 
 import re
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from dataplane.adapters.forms import query_names
 from dataplane.adapters.port import Call
 from dataplane.adapters.scan import METHOD_OVERRIDES
 from schemas.refusals import Refusal, refuse
 
-_CONTENT_TYPE = b"content-type"
-_IDEMPOTENCY = b"idempotency-key"
-_ACCOUNT = re.compile(r"[A-Za-z0-9_+-]{1,200}\Z")
-_ONCE = frozenset({_CONTENT_TYPE, _IDEMPOTENCY})
+_CONTENT_TYPE: Final = b"content-type"
+_IDEMPOTENCY: Final = b"idempotency-key"
+_ACCOUNT: Final = re.compile(r"[A-Za-z0-9_+-]{1,200}\Z")
+_ONCE: Final = frozenset({_CONTENT_TYPE, _IDEMPOTENCY})
 
 
 class Peek(NamedTuple):

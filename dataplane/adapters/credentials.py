@@ -6,18 +6,19 @@ here is ever forwarded (dataplane.adapters.scan, and `without_credentials` for t
 
 import binascii
 from base64 import b64decode
+from typing import Final
 from urllib.parse import unquote_plus
 
 from dataplane.adapters.port import Call
 from dataplane.adapters.scan import CREDENTIALS
 
-QUERY_NAMES = frozenset({"key", "api_key", "apikey", "api-key", "access_token", "auth_token"})
+QUERY_NAMES: Final = frozenset({"key", "api_key", "apikey", "api-key", "access_token", "auth_token"})
 """Query parameters in which REST clients of some vendors send a key (Gemini: `?key=`)."""
 
-MAX_TOKENS = 8
+MAX_TOKENS: Final = 8
 """More credentials than any client has reason to send; each costs a digest."""
 
-MAX_TOKEN_CHARS = 1_024
+MAX_TOKEN_CHARS: Final = 1_024
 """Above every vendor's keys and our own 47 characters; longer ones are no keys."""
 
 

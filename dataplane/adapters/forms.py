@@ -7,6 +7,7 @@ malformed here. What is left has one meaning, so a flat table suffices: `{"amoun
 """
 
 import re
+from typing import Final
 from urllib.parse import unquote_plus
 
 from dataplane.adapters.strict import Malformed
@@ -14,14 +15,14 @@ from dataplane.adapters.strict import Malformed
 Fields = dict[str, str | list[str]]
 """Fields by their whole name; a list only under names that end in '[]'."""
 
-MAX_FIELDS = 1_000
+MAX_FIELDS: Final = 1_000
 """A vendor's largest forms have dozens of fields; the bound keeps hostile ones cheap."""
 
-MAX_DEPTH = 8
+MAX_DEPTH: Final = 8
 """Brackets after a name; vendors' deepest have five."""
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*((?:\[[^\[\]\x00-\x1f\x7f]*\])*)\Z")
-_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*((?:\[[^\[\]\x00-\x1f\x7f]*\])*)\Z")
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 def parse_form(body: bytes) -> Fields | Malformed:

@@ -7,11 +7,12 @@ that the gateway puts in. Back to the client everything passes but framing, cook
 """
 
 from functools import lru_cache
+from typing import Final
 
 from dataplane.adapters.port import Headers
 from dataplane.adapters.scan import HOP_BY_HOP, IDENTITY, Header, Seen
 
-_DROPPED_BACK = HOP_BY_HOP | {
+_DROPPED_BACK: Final = HOP_BY_HOP | {
     b"content-length",
     b"set-cookie",
     b"set-cookie2",
@@ -23,11 +24,11 @@ _DROPPED_BACK = HOP_BY_HOP | {
     b"stripe-context",
 }
 _KEPT, _GONE, _NAMES_OTHERS = 0, 1, 2
-_OPTIONS = frozenset({b"keep-alive", b"Keep-Alive", b"close"})
+_OPTIONS: Final = frozenset({b"keep-alive", b"Keep-Alive", b"close"})
 """Connection headers as nearly all are: they name no other header."""
-_NO_COMPRESSION = (b"Accept-Encoding", b"identity")
+_NO_COMPRESSION: Final = (b"Accept-Encoding", b"identity")
 
-MAX_SPELLINGS = 1_024
+MAX_SPELLINGS: Final = 1_024
 """Spellings of vendors' header names kept: every vendor uses some tens."""
 
 

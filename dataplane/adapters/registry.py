@@ -1,6 +1,7 @@
 """Which dialects there are, and how one is built for an upstream."""
 
 from collections.abc import Callable
+from typing import Final
 
 from dataplane.adapters.openai.adapter import DEFAULT_BASE_URL as OPENAI_BASE_URL
 from dataplane.adapters.openai.adapter import OpenAiAdapter
@@ -14,10 +15,10 @@ _BUILDERS: dict[str, Callable[[str, Upstream, Prices, Fx], Adapter]] = {
     "openai": lambda _name, upstream, prices, _fx: OpenAiAdapter(upstream, prices),
 }
 
-NAMES = tuple(sorted(_BUILDERS))
+NAMES: Final = tuple(sorted(_BUILDERS))
 """Values of an upstream's `adapter`."""
 
-DEFAULT_BASE_URLS = {"stripe": STRIPE_BASE_URL, "openai": OPENAI_BASE_URL}
+DEFAULT_BASE_URLS: Final = {"stripe": STRIPE_BASE_URL, "openai": OPENAI_BASE_URL}
 """What an empty `base_url` means."""
 
 

@@ -7,12 +7,13 @@ steps that judge them; everything else either passes as it came or is dropped.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Final
 
 from schemas.ids import TOKEN_PREFIX
 
 Header = tuple[bytes, bytes]
 
-CREDENTIALS = (
+CREDENTIALS: Final = (
     b"authorization",
     b"x-api-key",
     b"api-key",
@@ -25,14 +26,14 @@ CREDENTIALS = (
 )
 """Headers in which some vendor's SDK sends its credential, the usual one first."""
 
-METHOD_OVERRIDES = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
+METHOD_OVERRIDES: Final = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
 
-SWITCHES = frozenset({b"stripe-account", b"stripe-context", b"openai-organization", b"openai-project"})
+SWITCHES: Final = frozenset({b"stripe-account", b"stripe-context", b"openai-organization", b"openai-project"})
 """Headers with which vendors' clients act for another account than the credential's own."""
 
-IDENTITY = b"x-agent-identity"
+IDENTITY: Final = b"x-agent-identity"
 
-HOP_BY_HOP = frozenset(
+HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
         b"http2-settings",
@@ -47,7 +48,7 @@ HOP_BY_HOP = frozenset(
     }
 )
 
-_DROPPED = (
+_DROPPED: Final = (
     HOP_BY_HOP
     | frozenset(CREDENTIALS)
     | METHOD_OVERRIDES
@@ -67,9 +68,9 @@ _DROPPED = (
         b"cf-connecting-ip",
     }
 )
-_DROPPED_PREFIXES = (b"x-forwarded-", b"x-ringfence-")
+_DROPPED_PREFIXES: Final = (b"x-forwarded-", b"x-ringfence-")
 
-_SPECIAL = (
+_SPECIAL: Final = (
     frozenset(CREDENTIALS)
     | METHOD_OVERRIDES
     | SWITCHES
@@ -86,11 +87,11 @@ _SPECIAL = (
     }
 )
 
-_TOKEN = TOKEN_PREFIX.encode("ascii")
+_TOKEN: Final = TOKEN_PREFIX.encode("ascii")
 
-MAX_SPELLINGS = 4_096
+MAX_SPELLINGS: Final = 4_096
 """Spellings kept, of names up to MAX_KEPT_BYTES: half a megabyte. A caller chooses them, so there is a bound."""
-MAX_KEPT_BYTES = 64
+MAX_KEPT_BYTES: Final = 64
 
 
 class _Kind:
@@ -103,8 +104,8 @@ class _Kind:
         self.passes = passes
 
 
-_PLAIN = _Kind(b"", passes=True)
-_GONE = _Kind(b"", passes=False)
+_PLAIN: Final = _Kind(b"", passes=True)
+_GONE: Final = _Kind(b"", passes=False)
 
 
 class Seen:
@@ -151,4 +152,4 @@ def _kind(spelling: bytes) -> _Kind:
     return _Kind(special, passes=passes)
 
 
-_known = lru_cache(MAX_SPELLINGS)(_kind)
+_known: Final = lru_cache(MAX_SPELLINGS)(_kind)

@@ -6,9 +6,9 @@ with them signatures and idempotency comparisons. So an injected member is splic
 
 import json
 import re
-from typing import Any
+from typing import Any, Final
 
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s"{}\[\],:]+')
+_TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s"{}\[\],:]+')
 
 
 def add_member(body: bytes, member: bytes) -> bytes:

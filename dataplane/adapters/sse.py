@@ -7,13 +7,14 @@ which means nothing to a reader.
 """
 
 import re
+from typing import Final
 
-MAX_EVENT_BYTES = 256 * 1024
+MAX_EVENT_BYTES: Final = 256 * 1024
 """A chunk of an LLM's stream has a few hundred bytes; the longest (tool calls, log probabilities) some tens of KB.
 A longer event is passed on in pieces, unread, rather than held in memory."""
 
-_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n))")
-_LOOK_BACK = 3
+_END: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n))")
+_LOOK_BACK: Final = 3
 """The longest part of an event's end (CRLF CRLF) that a chunk may cut off, less one byte."""
 
 

@@ -6,7 +6,7 @@ escape or a stray byte is an error here, although most parsers would shrug.
 
 import json
 from json.scanner import make_scanner
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 
 class Malformed(NamedTuple):
@@ -53,8 +53,8 @@ def _no_constant(_: str) -> NoReturn:
     raise _Doubtful("NaN and Infinity are not JSON")
 
 
-_BLANKS = " \t\n\r"
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
-_scan = make_scanner(_DECODER)  # type: ignore[arg-type]  # the stubs name the wrong class
+_BLANKS: Final = " \t\n\r"
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+_scan: Final = make_scanner(_DECODER)  # type: ignore[arg-type]  # the stubs name the wrong class
 """One value at a place of a text, and where it ends. `decode` is this with a look for blanks around it, which costs a
 third of all it does for a short body."""

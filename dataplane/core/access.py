@@ -8,7 +8,7 @@ the policy may have changed meanwhile; they are cheap for that reason.
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from dataplane.core.lines import Plan
 from dataplane.core.snapshot import Snapshot
@@ -19,20 +19,22 @@ from schemas.patterns import Pattern, PatternError, matches, parse_pattern
 from schemas.policy import AgentPolicy, KeyPolicy, Who
 from schemas.refusals import Refusal, refuse
 
-MAX_CALLERS = 20_000
+MAX_CALLERS: Final = 20_000
 """Derived callers kept per node, about 2 kB each; above it the table starts anew (deriving one costs 20 us)."""
 
-MAX_VERDICTS = 64
+MAX_VERDICTS: Final = 64
 """Verdicts kept per caller: an agent uses few endpoints, and paths with ids in them come and go."""
 
-_UNKNOWN = refuse("unknown_key", "the request carries no vault key that this gateway knows")
-_TWO_KEYS = refuse("unknown_key", "the request carries two different vault keys")
-_REVOKED = refuse("key_revoked", "the vault key is revoked")
-_EXPIRED = refuse("key_expired", "the vault key has expired")
-_SUSPENDED = refuse("key_suspended", "the vault key is suspended")
-_AGENT_SUSPENDED = refuse("agent_suspended", "the agent is suspended")
-_NEEDS_IDENTITY = refuse("identity_required", "the vault key belongs to several agents; name one in X-Agent-Identity")
-_TWO_IDENTITIES = refuse("identity_invalid", "X-Agent-Identity is given more than once")
+_UNKNOWN: Final = refuse("unknown_key", "the request carries no vault key that this gateway knows")
+_TWO_KEYS: Final = refuse("unknown_key", "the request carries two different vault keys")
+_REVOKED: Final = refuse("key_revoked", "the vault key is revoked")
+_EXPIRED: Final = refuse("key_expired", "the vault key has expired")
+_SUSPENDED: Final = refuse("key_suspended", "the vault key is suspended")
+_AGENT_SUSPENDED: Final = refuse("agent_suspended", "the agent is suspended")
+_NEEDS_IDENTITY: Final = refuse(
+    "identity_required", "the vault key belongs to several agents; name one in X-Agent-Identity"
+)
+_TWO_IDENTITIES: Final = refuse("identity_invalid", "X-Agent-Identity is given more than once")
 
 
 class Limit(NamedTuple):

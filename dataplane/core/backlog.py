@@ -18,18 +18,20 @@ Over the limit only those are let in, up to twice of it, from whom less than the
 runaway does not keep another from the log.
 """
 
-MS = 1_000_000
+from typing import Final
 
-SLOW_US = 8_000
-TIMES_BEST = 3
-WINDOW_NS = 10 * MS
-STANDING_NS = 50 * MS
-OUTAGE_NS = 300 * MS
-BEST_OF_NS = 10_000 * MS
-COUNTED_NS = 100 * MS
+MS: Final = 1_000_000
 
-FLOOR = 128
-CEILING = 4_096
+SLOW_US: Final = 8_000
+TIMES_BEST: Final = 3
+WINDOW_NS: Final = 10 * MS
+STANDING_NS: Final = 50 * MS
+OUTAGE_NS: Final = 300 * MS
+BEST_OF_NS: Final = 10_000 * MS
+COUNTED_NS: Final = 100 * MS
+
+FLOOR: Final = 128
+CEILING: Final = 4_096
 """No limit: the writer's own bound on its queue is the next one."""
 
 

@@ -5,14 +5,16 @@ sent, so the estimate is late by its delay: of recent messages the one that was 
 rests on this; the ledger decides windows by its own clock, and revocation needs no clock at all.
 """
 
-WINDOW_NS = 10 * 1_000_000_000
+from typing import Final
+
+WINDOW_NS: Final = 10 * 1_000_000_000
 """How long a fast message stays the best: two clocks drift apart by far less than a millisecond in this time."""
 
-STEP_NS = 1_000_000_000
+STEP_NS: Final = 1_000_000_000
 """A time further back than any usual delay: the control plane's clock was set back, or another one leads."""
 
 
-BACK_NS = 120 * 1_000_000_000
+BACK_NS: Final = 120 * 1_000_000_000
 """A leader is behind the one before by a minute at most (controlplane.control_clock): the node's time stands still
 until it has come up, so that nothing that has expired here comes to life again. What is further back is followed, for
 no window that is to come can be borrowed from.

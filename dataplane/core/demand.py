@@ -7,23 +7,25 @@ was idle borrows no more than a second of itself. An idle line asks for nothing,
 Near a cap the ledger grants less, or nothing: the line is *dry* for a while, and every request asks for itself.
 """
 
-FIRST_NS = 1_000_000_000
+from typing import Final
+
+FIRST_NS: Final = 1_000_000_000
 """What a line that has just become busy borrows ahead: a burst is not taken for a habit."""
 
-AHEAD_NS = 8_000_000_000
+AHEAD_NS: Final = 8_000_000_000
 """What a line that has been busy for so long borrows ahead."""
 
-REFILL_NS = 2_000_000_000
-REFILL_SHARE = 0.8
+REFILL_NS: Final = 2_000_000_000
+REFILL_SHARE: Final = 0.8
 """It is filled up when so much of that is used, or this part of it, whichever is less: an answer takes milliseconds."""
 
-IDLE_NS = 5_000_000_000
+IDLE_NS: Final = 5_000_000_000
 """A line that needed nothing for so long is busy anew, from the beginning."""
 
-MIN_REQUESTS = 4
+MIN_REQUESTS: Final = 4
 """At least so many of the last request's bound (G3 lends as much of its own accord)."""
 
-MIN_SPAN_NS = 20_000_000
+MIN_SPAN_NS: Final = 20_000_000
 """A burst shorter than this is not taken for a rate."""
 
 

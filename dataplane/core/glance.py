@@ -8,25 +8,25 @@ server's parser. So both always agree where a message ends.
 
 import binascii
 import re
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from schemas.ids import TOKEN_BYTES, TOKEN_PREFIX, vault_token
 
-TOKEN_CHARS = len(vault_token(bytes(TOKEN_BYTES)))
-_TOKEN = TOKEN_PREFIX.encode("ascii")
+TOKEN_CHARS: Final = len(vault_token(bytes(TOKEN_BYTES)))
+_TOKEN: Final = TOKEN_PREFIX.encode("ascii")
 
-MAX_SKIPPED_BYTES = 256 * 1024
+MAX_SKIPPED_BYTES: Final = 256 * 1024
 """Of a refused request's body, still to come, that is read and dropped; for a longer one the connection is better
 given up, the ordinary way."""
 
-_HEAD = re.compile(
+_HEAD: Final = re.compile(
     rb"(?:POST|GET|PUT|PATCH|DELETE) (/[!-~]*) HTTP/1\.1\r\n"
     rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*\r\n)*)\r\n"
 )
-_LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r")
-_HOST = re.compile(rb"\nhost:[ \t]*([!-~]*)[ \t]*\r")
-_UNUSUAL = re.compile(rb"\n(?:transfer-encoding|expect|upgrade|connection:(?![ \t]*keep-alive[ \t]*\r))")
-_BASIC = re.compile(rb"\nauthorization:[ \t]*basic[ \t]+([A-Za-z0-9+/=]{1,2048})", re.IGNORECASE)
+_LENGTH: Final = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r")
+_HOST: Final = re.compile(rb"\nhost:[ \t]*([!-~]*)[ \t]*\r")
+_UNUSUAL: Final = re.compile(rb"\n(?:transfer-encoding|expect|upgrade|connection:(?![ \t]*keep-alive[ \t]*\r))")
+_BASIC: Final = re.compile(rb"\nauthorization:[ \t]*basic[ \t]+([A-Za-z0-9+/=]{1,2048})", re.IGNORECASE)
 
 
 class Glance(NamedTuple):

@@ -6,7 +6,7 @@ request only multiplies it with its bound.
 """
 
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from dataplane.core.snapshot import Snapshot
 from schemas.accounts import (
@@ -23,16 +23,16 @@ from schemas.amounts import Amounts
 from schemas.money import format_usd
 from schemas.refusals import Refusal, refuse
 
-_INDEX = {meter: index for index, meter in enumerate(METERS)}
-_MONEY = frozenset({"usd", "refund"})
+_INDEX: Final = {meter: index for index, meter in enumerate(METERS)}
+_MONEY: Final = frozenset({"usd", "refund"})
 
-FOREVER_NS = 2**63 - 1
+FOREVER_NS: Final = 2**63 - 1
 
-LONGEST_S = {"hour": 3600, "day": 25 * 3600, "month": 31 * 86_400 + 3600}
+LONGEST_S: Final = {"hour": 3600, "day": 25 * 3600, "month": 31 * 86_400 + 3600}
 """The longest window of a kind in any zone. Where one ends follows from the account's zone, which may change; a line
 that was forgotten too early is credited anew with all that was ever granted on it."""
 
-LINE_KEPT_NS = 26 * 3600 * NANOS_PER_S
+LINE_KEPT_NS: Final = 26 * 3600 * NANOS_PER_S
 """After its window's end a line stays for a day and more: a late message about it must still find its figures."""
 
 

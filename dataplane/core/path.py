@@ -12,24 +12,24 @@ none of them ends a segment at any vendor, and a pattern matches the spelling th
 """
 
 import re
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from schemas.refusals import Refusal, refuse
 
-MAX_TARGET_CHARS = 8_000
+MAX_TARGET_CHARS: Final = 8_000
 """Path and query. Vendors' longest queries (filters, cursors) stay below 2,000; servers refuse above 8,190."""
 
-MAX_PATH_CHARS = 2_048
-MAX_SEGMENTS = 48
+MAX_PATH_CHARS: Final = 2_048
+MAX_SEGMENTS: Final = 48
 """The upstream's name and a vendor's path, which has about ten; patterns stop at 32."""
 
-_SEGMENT = (
+_SEGMENT: Final = (
     r"(?!\.{1,2}(?:[/?]|\Z))"  # not a dot segment
     r"(?:[A-Za-z0-9\-._~!$&'()*+,=:@]"
     r"|%(?:2[01246789ABC]|3[CDE]|40|5[BDE]|60|7[BCD]|[89A-F][0-9A-F]))+"
 )
-_TARGET = re.compile(rf"(/|(?:/{_SEGMENT})+(/?))(?:\?((?:[!-\"$&-~]|%[0-9A-Fa-f]{{2}})*))?\Z")
+_TARGET: Final = re.compile(rf"(/|(?:/{_SEGMENT})+(/?))(?:\?((?:[!-\"$&-~]|%[0-9A-Fa-f]{{2}})*))?\Z")
 
 
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = (

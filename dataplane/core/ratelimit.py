@@ -25,28 +25,28 @@ after it was taken. Exact timestamps would cost memory for 0.8% more.
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-SLOT_NS = 250_000_000
-SLOTS = 241
+SLOT_NS: Final = 250_000_000
+SLOTS: Final = 241
 """After so many slots a use is at least a minute old."""
 
-MINUTE_NS = 60 * 1_000_000_000
+MINUTE_NS: Final = 60 * 1_000_000_000
 
-LARGEST_PART = 4
+LARGEST_PART: Final = 4
 """A bound above this part of a limit passes when this part is free."""
 
-PACE = 1.5
+PACE: Final = 1.5
 """Times the even pace. Above one, so that what went unused while demand moved between nodes is made up for."""
 
-PACE_BURST = 20
-PACE_LEAST = 5
+PACE_BURST: Final = 20
+PACE_LEAST: Final = 5
 """A twentieth of the limit goes at once, and five units always: small limits know no pace."""
 
-MAX_WINDOWS = 50_000
+MAX_WINDOWS: Final = 50_000
 """Limits in use within a minute, per node (a kilobyte each at most). Above it the oldest half is forgotten."""
 
-UNKNOWN_WAIT_S = 1.0
+UNKNOWN_WAIT_S: Final = 1.0
 """When other nodes hold the whole limit and nobody has said when something comes free."""
 
 

@@ -4,8 +4,9 @@ The digest stands in the log instead of the key, which is the client's own text 
 """
 
 import hashlib
+from typing import Final
 
-DIGEST_CHARS = 16
+DIGEST_CHARS: Final = 16
 """64 bits: only the calls of one vault key are ever compared, within a day."""
 
 

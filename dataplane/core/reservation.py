@@ -27,14 +27,15 @@ What would be wrong
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 Needs = Mapping[str, int]
 """Line -> amount, all above zero; all of them or none."""
 
-MAX_WAITING = 2_048
+MAX_WAITING: Final = 2_048
 """Requests waiting for leases on one node; with 600 ms of patience that is 3,400 a second near their caps."""
 
-MAX_WAITING_PER_KEY = 256
+MAX_WAITING_PER_KEY: Final = 256
 """So that one runaway key cannot take the whole queue from the others."""
 
 

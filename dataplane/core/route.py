@@ -13,15 +13,15 @@ act on an endpoint that the allowlist was not asked about. Only upstreams of the
 """
 
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from dataplane.core.path import Target
 from schemas.refusals import Refusal, refuse
 
-RESERVED = frozenset({"v1", "agents", "healthz", "readyz", "metrics"})
+RESERVED: Final = frozenset({"v1", "agents", "healthz", "readyz", "metrics"})
 """First segments that never name an upstream."""
 
-_TRAILING_SLASH = refuse("path_not_canonical", "the path ends in '/', which this vendor's endpoints never do")
+_TRAILING_SLASH: Final = refuse("path_not_canonical", "the path ends in '/', which this vendor's endpoints never do")
 
 
 class Route(NamedTuple):

@@ -10,10 +10,11 @@ request is refused: it would be in the vendor's logs, and in ours.
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from schemas.ids import TOKEN_PREFIX
 
-MIN_SECRET_BYTES = 8
+MIN_SECRET_BYTES: Final = 8
 """Shorter ones are placeholders of tests and local models; overwriting them would spoil ordinary words."""
 
 
@@ -78,8 +79,8 @@ def secrets_of(credential: str) -> tuple[bytes, ...]:
     return (whole, second) if colon else (whole,)
 
 
-_TOKEN = re.compile(TOKEN_PREFIX + r"[0-9A-Za-z]{16,}")
-_TOKEN_BYTES = TOKEN_PREFIX.encode("ascii")
+_TOKEN: Final = re.compile(TOKEN_PREFIX + r"[0-9A-Za-z]{16,}")
+_TOKEN_BYTES: Final = TOKEN_PREFIX.encode("ascii")
 
 
 def without_tokens(text: str) -> str:

@@ -25,17 +25,18 @@ Fewer in a turn make shorter turns, and more of them: the limit costs no through
 """
 
 from collections.abc import Callable
+from typing import Final
 
-MS = 1_000_000
+MS: Final = 1_000_000
 
-TARGET_NS = 2_500_000
-WINDOW_NS = 10 * MS
-STANDING_NS = 100 * MS
-ALERT_NS = 1000 * MS
+TARGET_NS: Final = 2_500_000
+WINDOW_NS: Final = 10 * MS
+STANDING_NS: Final = 100 * MS
+ALERT_NS: Final = 1000 * MS
 
-FLOOR = 16
+FLOOR: Final = 16
 """So many at once are no overload, whatever a turn takes: what makes it long may be streams."""
-CEILING = 256
+CEILING: Final = 256
 """More would wait for some 25 ms: a burst that one turn should not take."""
 
 

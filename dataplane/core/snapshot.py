@@ -7,7 +7,7 @@ holds what was true when it was taken, and compares identities to learn whether 
 """
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from msgspec.structs import force_setattr
 
@@ -15,15 +15,15 @@ from schemas.accounts import KINDS, AccountCaps, account_key
 from schemas.equals import Equals
 from schemas.policy import AgentPolicy, BudgetPolicy, ClusterPolicy, FeedDelta, KeyPolicy, Record
 
-EXPIRED_KEPT_NS = 24 * 3600 * 1_000_000_000
+EXPIRED_KEPT_NS: Final = 24 * 3600 * 1_000_000_000
 """An expired key is still answered with `key_expired` for a day, then forgotten: keys of short runs add up."""
 
-SWEEP_KEYS = 1_000
+SWEEP_KEYS: Final = 1_000
 """Keys looked at per sweep: 100,000 keys are gone through in a minute at four sweeps a second, 50 us each."""
 
 
-SHARED_OF_KEYS = ("agent", "user", "feature", "upstreams", "endpoints", "models")
-SHARED_OF_CAPS = ("caps",)
+SHARED_OF_KEYS: Final = ("agent", "user", "feature", "upstreams", "endpoints", "models")
+SHARED_OF_CAPS: Final = ("caps",)
 """Fields that many records have alike, and so hold one object of: half of a node's memory with many keys."""
 
 
@@ -38,7 +38,7 @@ class Changes(NamedTuple):
         return bool(self.keys or self.agents or self.tightened)
 
 
-NO_CHANGES = Changes(frozenset(), frozenset(), frozenset())
+NO_CHANGES: Final = Changes(frozenset(), frozenset(), frozenset())
 
 
 class Snapshot:

@@ -19,7 +19,7 @@ import contextlib
 import ssl
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from dataplane.upstream.connection import Connection
 from dataplane.upstream.dial import default_tls, dial
@@ -32,9 +32,9 @@ from dataplane.upstream.response import UpstreamResponse
 from dataplane.upstream.settings import UpstreamSettings
 from dataplane.upstream.watchdog import Watchdog
 
-_MAX_POOLS = 1024
+_MAX_POOLS: Final = 1024
 """Origins are configured, so they are few; beyond this number pools that hold nothing are dropped."""
-_GONE_S = 5.0
+_GONE_S: Final = 5.0
 """Aborted transports are gone after one turn of the loop; a bound on the wait for them all the same."""
 
 

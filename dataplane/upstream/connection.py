@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from dataplane.upstream.errors import (
     Aborted,
@@ -38,11 +38,11 @@ from dataplane.upstream.settings import UpstreamSettings
 from dataplane.upstream.watchdog import Watchdog
 from dataplane.upstream.wire import Wire
 
-SLICE_BYTES = 256 * 1024
+SLICE_BYTES: Final = 256 * 1024
 """The most that is given to a transport at once: what a socket takes is sent, the rest is copied and buffered."""
 
 
-_LINGER_S = 1.0
+_LINGER_S: Final = 1.0
 """How long a polite close (TLS close_notify, last bytes) may take before the transport is aborted."""
 
 

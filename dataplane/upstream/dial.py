@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Sequence
-from typing import cast
+from typing import Final, cast
 
 from dataplane.upstream.connection import Connection
 from dataplane.upstream.errors import ConnectFailed, TlsFailed
 from dataplane.upstream.origin import Origin
 
-_TLS_SHUTDOWN_S = 1.0  # for the peer's close_notify, before the socket is closed without it
+_TLS_SHUTDOWN_S: Final = 1.0  # for the peer's close_notify, before the socket is closed without it
 
 
 def default_tls() -> ssl.SSLContext:

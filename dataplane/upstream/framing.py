@@ -19,12 +19,12 @@ HTTP/1.0 and `Connection: close` are never kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-_INTERESTING = frozenset({b"content-length", b"transfer-encoding", b"connection", b"keep-alive"})
-_INTERESTING_LENGTHS = frozenset({len(name) for name in _INTERESTING})
-_MAX_LENGTH_DIGITS = 18  # below 2**63, what the parser counts with; an exabyte is no honest length
-_MAX_HINT_DIGITS = 6
+_INTERESTING: Final = frozenset({b"content-length", b"transfer-encoding", b"connection", b"keep-alive"})
+_INTERESTING_LENGTHS: Final = frozenset({len(name) for name in _INTERESTING})
+_MAX_LENGTH_DIGITS: Final = 18  # below 2**63, what the parser counts with; an exabyte is no honest length
+_MAX_HINT_DIGITS: Final = 6
 
 
 class Framing(NamedTuple):
@@ -78,7 +78,7 @@ def read_framing(
     return Framing(length, False, until_close, not (close or until_close), keepalive_s)
 
 
-_NO_BODY = Framing(0, True, False, True, None)
+_NO_BODY: Final = Framing(0, True, False, True, None)
 
 
 def _keepalive_hint_s(value: bytes) -> float | None:

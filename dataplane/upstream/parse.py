@@ -18,14 +18,14 @@ the connection may not be used again.
 
 from __future__ import annotations
 
-from typing import NoReturn, Protocol
+from typing import Final, NoReturn, Protocol
 
 import httptools
 
 from dataplane.upstream.errors import HeaderTooLarge, ProtocolViolation, UpstreamError
 from dataplane.upstream.framing import Framing, read_framing
 
-_END_OF_HEAD = b"\r\n\r\n"
+_END_OF_HEAD: Final = b"\r\n\r\n"
 
 
 class Sink(Protocol):

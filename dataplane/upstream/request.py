@@ -9,13 +9,13 @@ were put in must be left.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from dataplane.upstream.errors import RequestInvalid
 
 Header = tuple[bytes, bytes]
 
-RESERVED_HEADERS = frozenset(
+RESERVED_HEADERS: Final = frozenset(
     {
         b"connection",
         b"content-length",
@@ -33,17 +33,17 @@ RESERVED_HEADERS = frozenset(
 """Names (lower case) that the client writes itself or that only concern one connection; `send` refuses them."""
 
 # RFC 9110, 5.6.2: the characters of a token, so of a field name and of a method.
-_TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_TOKEN_BYTES: Final = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # RFC 9110, 5.5: visible ASCII, blank, tab and the opaque upper half. No CR, LF, NUL or other control.
-_VALUE_BYTES = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
+_VALUE_BYTES: Final = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
 # Any visible ASCII except the fragment mark, which never goes on the wire.
-_TARGET_BYTES = bytes(sorted(set(range(0x21, 0x7F)) - {ord("#")}))
-MAX_SPELLINGS = 1_024
-MAX_KEPT_BYTES = 64
+_TARGET_BYTES: Final = bytes(sorted(set(range(0x21, 0x7F)) - {ord("#")}))
+MAX_SPELLINGS: Final = 1_024
+MAX_KEPT_BYTES: Final = 64
 """Spellings of header names kept, and how long they may be."""
 
-_METHODS_WITH_LENGTH = frozenset({"POST", "PUT", "PATCH"})
-_USUAL_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_METHODS_WITH_LENGTH: Final = frozenset({"POST", "PUT", "PATCH"})
+_USUAL_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class Request(NamedTuple):

@@ -11,12 +11,13 @@ import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import chain, zip_longest
+from typing import Final
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """(host, port) -> addresses, most preferred first. Raises OSError."""
 
-_MAX_NAMES = 1024  # names come from the configuration; a bound all the same
-MAX_ADDRESSES = 4
+_MAX_NAMES: Final = 1024  # names come from the configuration; a bound all the same
+MAX_ADDRESSES: Final = 4
 """More than a vendor's first few addresses only makes a failure slower."""
 
 

@@ -9,6 +9,7 @@ only this buffer is left.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -44,6 +45,8 @@ class UpstreamResponse:
         "_failure",
         "_loop",
         "_source",
+        "_stopped",
+        "_take",
         "_waiter",
         "answered",
         "buffered_bytes",
@@ -65,7 +68,9 @@ class UpstreamResponse:
         self._chunks: list[bytes] = []
         self._source: Source | None = source
         self._ended = False
+        self._stopped = False
         self._failure: UpstreamError | None = None
+        self._take: Callable[[bytes], bool] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -88,6 +93,28 @@ class UpstreamResponse:
                 return b""
             await self._wait()
         return self.take_buffered()
+
+    async def hand_over(self, take: Callable[[bytes], bool]) -> bool:
+        """Give `take` what arrives, as it arrives: in the connection's own callback, without a turn of the loop.
+
+        True: the body has ended, and all of it was taken. False: `take` said so, and gets nothing more. Raises, after
+        the last byte that did arrive, the UpstreamError that cut the body short; and what `take` raises.
+        """
+        self._stopped = False
+        self._take = take
+        try:
+            while not self._stopped:
+                if self._chunks:  # come before this began, or between a wake-up and now
+                    self._stopped = not take(self.take_buffered())
+                elif self._failure is not None:
+                    raise self._failure
+                elif self._ended:
+                    return True
+                else:
+                    await self._wait()
+        finally:
+            self._take = None
+        return False
 
     def take_buffered(self) -> bytes:
         """What has arrived and was not yet read, without waiting; `b""` if nothing has."""
@@ -178,8 +205,17 @@ class UpstreamResponse:
 
     def wake(self) -> None:
         waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if waiter is None or waiter.done():
+            return
+        if self._take is not None and self._chunks:
+            try:
+                self._stopped = not self._take(self.take_buffered())
+            except Exception as error:  # noqa: BLE001 - the reader's, so it is the reader who hears of it
+                waiter.set_exception(error)
+                return
+            if not self._stopped and not self._ended and self._failure is None:
+                return
+        waiter.set_result(None)
 
     def finish(self) -> None:
         """The body is complete; the connection is no longer this answer's."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import ssl
 from dataclasses import dataclass, fields
+from typing import Final
 
-_AT_LEAST = {"max_connections": 1, "max_waiting": 0, "max_header_bytes": 1024, "read_high_water_bytes": 1}
+_AT_LEAST: Final = {"max_connections": 1, "max_waiting": 0, "max_header_bytes": 1024, "read_high_water_bytes": 1}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
-_SHORTEST_DELAY_S = 0.001  # a deadline a few nanoseconds ahead must not spin the loop
+_SHORTEST_DELAY_S: Final = 0.001  # a deadline a few nanoseconds ahead must not spin the loop
 
 
 class Watched(Protocol):

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from events.log.port import LogError, PayloadTooLarge
 
@@ -35,7 +35,7 @@ class Appended(NamedTuple):
     duplicate: bool
 
 
-GIVE_UP_S = 240.0
+GIVE_UP_S: Final = 240.0
 """Below half of the streams' duplicate window (`events.log.streams`): no resend is ever stored a second time."""
 
 

@@ -34,7 +34,7 @@ What would be wrong
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Generic
+from typing import Final, Generic
 
 from events.log.group import (
     Appended,
@@ -68,7 +68,7 @@ __all__ = [
     "WriterSettings",
 ]
 
-NO_PROOF_NS = 2**63 - 1
+NO_PROOF_NS: Final = 2**63 - 1
 """Age of a proof that was never given: older than any limit."""
 
 _log = logging.getLogger(__name__)

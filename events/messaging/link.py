@@ -18,7 +18,6 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as ClientSubscription
 
@@ -89,7 +88,7 @@ class LinkSubscription:
         self._carried: ClientSubscription | None = None
         self.subject = subject
 
-    async def attach(self, client: Client) -> None:
+    async def attach(self, client: SturdyClient) -> None:
         self._carried = await client.subscribe(self.subject, cb=self._callback)
 
     async def unsubscribe(self) -> None:
@@ -100,6 +99,23 @@ class LinkSubscription:
                 await carried.unsubscribe()
             except _GONE:
                 return  # and the subscription with it
+
+
+class _Answers(LinkSubscription):
+    """The subscription to all answers: handed over as they are read."""
+
+    def __init__(self, link: "NatsLink", subject: str, deliver: Callable[[Msg], None]) -> None:
+        super().__init__(link, subject, self._late)
+        self._deliver = deliver
+
+    async def attach(self, client: SturdyClient) -> None:
+        await super().attach(client)
+        if self._carried is not None:
+            client.at_once(self._carried, self._deliver)
+
+    async def _late(self, msg: Msg) -> None:
+        """One that came while the subscription was made."""
+        self._deliver(msg)
 
 
 class NatsLink:
@@ -156,7 +172,7 @@ class NatsLink:
             reason = self._errors.summary() or f"no answer from {', '.join(self._credentials.servers)}"
             raise LinkDown(f"no connection within {timeout_s:g} s: {reason}") from None
         self._up = True
-        await self.subscribe(f"{self._inbox}.*", self._answered)
+        await self._subscribe(_Answers(self, f"{self._inbox}.*", self._answered))
         self._watching = asyncio.get_running_loop().create_task(self._watch(), name=f"nats watch {self._name}")
 
     async def close(self) -> None:
@@ -241,7 +257,9 @@ class NatsLink:
 
     async def subscribe(self, subject: str, callback: Callback) -> LinkSubscription:
         """Call `callback` for each message, one after the other."""
-        subscription = LinkSubscription(self, subject, callback)
+        return await self._subscribe(LinkSubscription(self, subject, callback))
+
+    async def _subscribe(self, subscription: LinkSubscription) -> LinkSubscription:
         self._subscriptions.append(subscription)
         if self._client is not None and not self._client.is_closed:
             await subscription.attach(self._client)
@@ -311,7 +329,7 @@ class NatsLink:
             timeout_s=timeout_s,
         )
 
-    async def _answered(self, msg: Msg) -> None:
+    def _answered(self, msg: Msg) -> None:
         answer = self._waiting.get(msg.subject.rpartition(".")[2])
         if answer is not None and not answer.done():
             answer.set_result(msg)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 
+import msgspec
 import pytest
 from support.log_harness import until
 from support.nats_server import RunningNats, nats_server
@@ -114,6 +115,50 @@ async def test_a_server_that_stands_still_is_noticed(nats_server: RunningNats) -
     nats_server.resume()
     await until(lambda: node.connected, 20.0)
     await node.flush()
+
+
+async def test_what_a_slow_server_does_not_take_at_once_comes_whole_and_in_order(nats_server: RunningNats) -> None:
+    control, node = (await nats_server.connect("control")).bus, (await nats_server.connect("n1")).bus
+    heard: list[bytes] = []
+
+    async def handle(message: Message) -> None:
+        heard.append(message.payload[:4])
+
+    await node.subscribe(FEED, handle)
+    await node.flush()
+    nats_server.pause()
+    for number in range(100):  # ten megabytes: more than socket buffers hold, less than the bus would refuse
+        await control.publish(FEED, b"%04d" % number + bytes(100_000))
+        if number % 10 == 0:
+            await asyncio.sleep(0.001)
+    nats_server.resume()
+    await until(lambda: len(heard) == 100, 20.0)
+    assert heard == [b"%04d" % number for number in range(100)]
+
+
+async def test_the_connection_to_a_silent_server_is_ended_when_another_is_tried(nats_server: RunningNats) -> None:
+    came: list[asyncio.StreamReader] = []
+
+    def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.append(reader)
+        writers.append(writer)
+
+    writers: list[asyncio.StreamWriter] = []
+    listener = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    credentials = nats_server.credentials("n1")
+    both = msgspec.structs.replace(credentials, servers=(f"nats://127.0.0.1:{port}", *credentials.servers))
+    connection = await connect(both, name="test two servers", timeout_s=20.0)
+    await nats_server.kill()
+    await until(lambda: bool(came), 20.0)
+    await nats_server.start()
+    await until(lambda: connection.bus.connected, 20.0)
+    await asyncio.wait_for(asyncio.gather(*(reader.read() for reader in came), return_exceptions=True), 5.0)
+    assert connection.bus.connected
+    await connection.close()
+    for writer in writers:
+        writer.close()
+    listener.close()
 
 
 async def test_a_flush_that_was_given_up_costs_nothing(nats_server: RunningNats) -> None:

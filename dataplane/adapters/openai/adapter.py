@@ -1,7 +1,7 @@
 """The OpenAI adapter: one upstream's calls read, bounded, rewritten, metered and refused."""
 
 import re
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -25,18 +25,18 @@ from schemas.refusals import Refusal, refuse
 from schemas.rpc import ObjectAnswer
 from schemas.settings import Upstream
 
-DEFAULT_BASE_URL = "https://api.openai.com"
+DEFAULT_BASE_URL: Final = "https://api.openai.com"
 
-CHAT = "chat.completions.create"
-EMBEDDINGS = "embeddings.create"
+CHAT: Final = "chat.completions.create"
+EMBEDDINGS: Final = "embeddings.create"
 
-_POST = {("v1", "chat", "completions"): CHAT, ("v1", "embeddings"): EMBEDDINGS}
-_BOUNDS = {CHAT: chat.bound_of, EMBEDDINGS: embed.bound_of}
-_SWITCHES = frozenset({b"openai-organization", b"openai-project"})
-_JSON = b"application/json"
-_VERSION = "/v1"
-_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z")
-_TYPES = {
+_POST: Final = {("v1", "chat", "completions"): CHAT, ("v1", "embeddings"): EMBEDDINGS}
+_BOUNDS: Final = {CHAT: chat.bound_of, EMBEDDINGS: embed.bound_of}
+_SWITCHES: Final = frozenset({b"openai-organization", b"openai-project"})
+_JSON: Final = b"application/json"
+_VERSION: Final = "/v1"
+_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z")
+_TYPES: Final = {
     401: "authentication_error",
     403: "permission_error",
     429: "rate_limit_error",

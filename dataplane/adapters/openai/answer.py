@@ -13,6 +13,7 @@ vendor's dashboard shows was not billed.
 
 import json
 import re
+from typing import Final
 
 import msgspec
 
@@ -21,13 +22,13 @@ from dataplane.adapters.openai.shapes import Answer, Failure, Pricing, Report, U
 from dataplane.adapters.openai.usage import settle
 from dataplane.adapters.port import Outcome
 
-_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}\Z")
+_CODE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}\Z")
 
 
-_ANSWER = msgspec.json.Decoder(Answer)
-_FAILURE = msgspec.json.Decoder(Failure)
-_USAGE = msgspec.json.Decoder(Usage)
-_USAGE_NAME = re.compile(rb'"usage"\s*:\s*(?=\{)')
+_ANSWER: Final = msgspec.json.Decoder(Answer)
+_FAILURE: Final = msgspec.json.Decoder(Failure)
+_USAGE: Final = msgspec.json.Decoder(Usage)
+_USAGE_NAME: Final = re.compile(rb'"usage"\s*:\s*(?=\{)')
 
 
 class AnswerMeter:

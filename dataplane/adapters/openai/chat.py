@@ -16,11 +16,11 @@ tools, audio, files, content by reference, contract tiers, longer cache lifetime
 file does not know.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from schemas.prices import DEFAULT_TIER, ModelPrice
 
-KNOWN_PARAMS = frozenset(
+KNOWN_PARAMS: Final = frozenset(
     {
         "best_of",
         "frequency_penalty",
@@ -93,20 +93,20 @@ _PLAIN_PARAMS = frozenset(
 )
 """Of these none but the messages and the two limits can change the bound, so most requests need no closer look."""
 
-BASE_TOKENS = 64
+BASE_TOKENS: Final = 64
 """What a template adds around any conversation; measured figures are below ten."""
-PER_MESSAGE_TOKENS = 16
-PER_TOOL_TOKENS = 64
-SCHEMA_TOKENS = 512
+PER_MESSAGE_TOKENS: Final = 16
+PER_TOOL_TOKENS: Final = 64
+SCHEMA_TOKENS: Final = 512
 """Instructions that the vendor adds once when there are tools, functions or a response schema."""
 
-MAX_CHOICES = 128
+MAX_CHOICES: Final = 128
 """The vendor's own limit of `n`."""
 
-_TEXT_PARTS = frozenset({"text", "refusal"})
-_TOOLS = frozenset({"function", "custom"})
-_LIFETIMES = frozenset({None, "30m"})
-_TIERS = {None: DEFAULT_TIER, "auto": DEFAULT_TIER, "default": DEFAULT_TIER, "fast": "priority"}
+_TEXT_PARTS: Final = frozenset({"text", "refusal"})
+_TOOLS: Final = frozenset({"function", "custom"})
+_LIFETIMES: Final = frozenset({None, "30m"})
+_TIERS: Final = {None: DEFAULT_TIER, "auto": DEFAULT_TIER, "default": DEFAULT_TIER, "fast": "priority"}
 """`auto` and an absent tier are billed at the project's default tier. Where an operator has made that another one
 than the vendor's default, what it costs more shows as overrun."""
 

@@ -4,14 +4,14 @@ Texts have at most as many tokens as bytes, and a token id takes at least a digi
 bounds the tokens in either form.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from dataplane.adapters.openai.chat import BASE_TOKENS, Bound, Unbounded
 from schemas.prices import DEFAULT_TIER, ModelPrice
 
-_KNOWN_PARAMS = frozenset({"dimensions", "encoding_format", "input", "model", "user"})
+_KNOWN_PARAMS: Final = frozenset({"dimensions", "encoding_format", "input", "model", "user"})
 
-_PER_INPUT_TOKENS = 4
+_PER_INPUT_TOKENS: Final = 4
 """Begin and end marks of each input, on servers that count them."""
 
 

@@ -16,6 +16,7 @@ as it should.
 """
 
 import re
+from typing import Final
 
 import msgspec
 
@@ -24,13 +25,13 @@ from dataplane.adapters.openai.usage import settle
 from dataplane.adapters.port import Outcome
 from dataplane.adapters.sse import SseSplitter, event_data
 
-_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}\Z")
-_NULL_USAGE = re.compile(rb',\s*"usage"\s*:\s*null\b|"usage"\s*:\s*null\s*,?')
+_CODE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}\Z")
+_NULL_USAGE: Final = re.compile(rb',\s*"usage"\s*:\s*null\b|"usage"\s*:\s*null\s*,?')
 
 
-_CHUNK = msgspec.json.Decoder(Chunk)
-_COMPACT_NULL = b',"usage":null'
-_ERROR = msgspec.json.Decoder(ErrorEvent)
+_CHUNK: Final = msgspec.json.Decoder(Chunk)
+_COMPACT_NULL: Final = b',"usage":null'
+_ERROR: Final = msgspec.json.Decoder(ErrorEvent)
 
 
 class StreamMeter:

@@ -6,17 +6,19 @@ names (an alias such as `gpt-4o` is served by a dated model), and of the request
 without a price.
 """
 
+from typing import Final
+
 from dataplane.adapters.openai.shapes import Pricing, PromptDetails, Report
 from dataplane.adapters.port import Outcome
 from schemas.amounts import Amounts
 from schemas.prices import DEFAULT_TIER, ModelPrice
 
-VENDOR = "openai"
+VENDOR: Final = "openai"
 
-MAX_MODEL_CHARS = 128
+MAX_MODEL_CHARS: Final = 128
 """What an event keeps of a name that the vendor chose."""
 
-_NO_DETAILS = PromptDetails()
+_NO_DETAILS: Final = PromptDetails()
 
 
 def _price_of(pricing: Pricing, model: str) -> ModelPrice | None:

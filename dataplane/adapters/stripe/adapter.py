@@ -1,6 +1,7 @@
 """The Stripe adapter: one upstream's calls read, bounded, rewritten, metered and refused."""
 
 import hashlib
+from typing import Final
 
 from dataplane.adapters import credentials, headers
 from dataplane.adapters.answers import costs_nothing, unpriced
@@ -21,14 +22,14 @@ from schemas.refusals import Refusal, refuse
 from schemas.rpc import ObjectAnswer
 from schemas.settings import Upstream
 
-DEFAULT_BASE_URL = "https://api.stripe.com"
+DEFAULT_BASE_URL: Final = "https://api.stripe.com"
 
-MAX_KEY_CHARS = 255
+MAX_KEY_CHARS: Final = 255
 """Stripe's own limit of an Idempotency-Key."""
 
-_FORM = b"application/x-www-form-urlencoded"
-_SWITCHES = frozenset({b"stripe-account", b"stripe-context"})
-_ON_REQUESTED_OBJECT = frozenset(
+_FORM: Final = b"application/x-www-form-urlencoded"
+_SWITCHES: Final = frozenset({b"stripe-account", b"stripe-context"})
+_ON_REQUESTED_OBJECT: Final = frozenset(
     {
         "payment_intents.update",
         "payment_intents.confirm",

@@ -14,6 +14,8 @@ of it; of an authorised one what is still capturable):
                        refund could go round for ever. The amount, else all that the object may have moved
 """
 
+from typing import Final
+
 from dataplane.adapters.forms import Fields
 from dataplane.adapters.port import Fx
 from dataplane.adapters.stripe.money import Weird, amount_of, currency_of, to_nanos
@@ -21,11 +23,11 @@ from schemas.amounts import Amounts
 from schemas.refusals import Refusal, refuse
 from schemas.rpc import ObjectAnswer
 
-ONE_REQUEST = Amounts(requests=1)
+ONE_REQUEST: Final = Amounts(requests=1)
 
-_FROM_REQUEST = frozenset({"payment_intents.create", "charges.create"})
-_NOTHING = frozenset({"payment_intents.cancel", "refunds.cancel"})
-_BEYOND = {
+_FROM_REQUEST: Final = frozenset({"payment_intents.create", "charges.create"})
+_NOTHING: Final = frozenset({"payment_intents.cancel", "refunds.cancel"})
+_BEYOND: Final = {
     "payment_intents.confirm": "amount_to_confirm",
     "payment_intents.capture": "amount_to_capture",
     "charges.capture": "amount",

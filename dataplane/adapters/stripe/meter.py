@@ -11,6 +11,7 @@
 """  # noqa: E501 - a table reads in rows
 
 import re
+from typing import Final
 
 import msgspec
 
@@ -19,9 +20,9 @@ from dataplane.adapters.port import Fx, Headers, Outcome
 from dataplane.adapters.stripe.objects import Answer, Place, StripeError, exposure
 from dataplane.adapters.stripe.operations import Operation
 
-_CODE = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
-_BODILESS = frozenset({401, 403, 429})
-_DECODER = msgspec.json.Decoder(Answer)
+_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
+_BODILESS: Final = frozenset({401, 403, 429})
+_DECODER: Final = msgspec.json.Decoder(Answer)
 
 
 class MoneyMeter:

@@ -1,16 +1,17 @@
 """Stripe's amounts in forms and answers, and references to its objects."""
 
 import re
+from typing import Final
 
 from dataplane.adapters.forms import Fields
 from dataplane.adapters.port import Fx
 from schemas.money import MAX_USD_NANOS
 
-_AMOUNT = re.compile(r"(0|[1-9][0-9]{0,11})\Z")
+_AMOUNT: Final = re.compile(r"(0|[1-9][0-9]{0,11})\Z")
 """Digits alone: no sign, space, exponent or leading zero (a parser that knows octal reads `010` as eight). Stripe
 takes at most twelve."""
 
-_CURRENCY = re.compile(r"[a-z]{3}\Z")
+_CURRENCY: Final = re.compile(r"[a-z]{3}\Z")
 
 
 class Weird(ValueError):

@@ -13,7 +13,7 @@ the request shows, so those calls are unknown on purpose.
 """
 
 import re
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 from urllib.parse import unquote_plus
 
 Kind = Literal["read", "free", "money", "denied", "unknown"]
@@ -27,18 +27,18 @@ class Operation(NamedTuple):
     object: str = ""
 
 
-UNKNOWN = Operation("", "unknown")
-_DENIED = Operation("", "denied")
-_READ = Operation("read", "read")
+UNKNOWN: Final = Operation("", "unknown")
+_DENIED: Final = Operation("", "denied")
+_READ: Final = Operation("read", "read")
 
-_IDS = {
+_IDS: Final = {
     "payment_intents": re.compile(r"pi_[A-Za-z0-9_]{1,250}\Z"),
     "charges": re.compile(r"(ch|py)_[A-Za-z0-9_]{1,250}\Z"),
     "refunds": re.compile(r"(re|pyr)_[A-Za-z0-9_]{1,250}\Z"),
 }
 """Ids of the objects that are settled; another one's path is unknown."""
 
-PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,255}\Z")
+PLAIN_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,255}\Z")
 
 
 def _money(name: str) -> Operation:
@@ -82,12 +82,12 @@ _DELETE: dict[str, Operation] = {
     "products/*": _free("products.delete"),
 }
 
-BY_NAME = {operation.name: operation for operation in (*_POST.values(), *_DELETE.values())}
+BY_NAME: Final = {operation.name: operation for operation in (*_POST.values(), *_DELETE.values())}
 """Every operation that changes something, by its name."""
 
-_NAMED_READS = frozenset({"payment_intents", "charges", "refunds", "customers"})
+_NAMED_READS: Final = frozenset({"payment_intents", "charges", "refunds", "customers"})
 
-CREDIT_PARAMS = frozenset(
+CREDIT_PARAMS: Final = frozenset(
     {
         "account_balance",
         "balance",
@@ -104,7 +104,7 @@ CREDIT_PARAMS = frozenset(
 )
 """Parameters with which a customer call gives credit, or (in old API versions) starts a subscription."""
 
-_SECRETS = (
+_SECRETS: Final = (
     ("v1", "ephemeral_keys"),
     ("v1", "apps", "secrets"),
     ("v1", "terminal", "connection_tokens"),
@@ -113,7 +113,7 @@ _SECRETS = (
 )
 """Resources whose answers hold keys or secrets that stay good after the vault key has ended."""
 
-_SECRETS_AT_BIRTH = (("v1", "webhook_endpoints"), ("v2", "core", "event_destinations"))
+_SECRETS_AT_BIRTH: Final = (("v1", "webhook_endpoints"), ("v2", "core", "event_destinations"))
 """Resources that show their signing secret to whoever creates them (v2: or asks for it with `include`)."""
 
 
