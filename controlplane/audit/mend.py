@@ -25,10 +25,11 @@ import secrets
 import time
 from collections.abc import Iterable
 
+from controlplane.audit.blocks import Block, make_rows
 from controlplane.audit.merge import merge_everything
 from controlplane.audit.rows import Row, columns_of
 from controlplane.audit.store import Store
-from controlplane.audit.writer import Block, LogName, LogWriter, Progress
+from controlplane.audit.writer import LogName, LogWriter, Progress
 from events.log.port import StreamPort
 
 DAMAGE = frozenset({33, 40, 76, 107, 228, 246, 271, 740})
@@ -133,7 +134,7 @@ class Mender(LogWriter):
         """The block's rows that are missing, once."""
         first, last = block.messages[0][0].sequence, block.messages[-1][0].sequence
         await self._know(block, first)
-        rows = self._rows(block)
+        rows, _ = await make_rows(self._log, block, self._memory)
         old = {stored.sequence for stored, _ in block.messages if stored.time_ns < time.time_ns() - KEPT_NS}
         missing = [row for row in await self._absent(rows, first, last) if row["seq"] not in old]
         for begin in range(0, len(missing), PIECE_ROWS):

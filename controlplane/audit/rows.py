@@ -112,10 +112,21 @@ MAX_NANOS = 10**18 - 1
 """What Decimal(18, 9) holds: a nano less than a billion dollars."""
 
 
+def names_in(rows: list[Row]) -> list[str]:
+    """The columns of which some row has a value, in the table's order."""
+    present: set[str] = set().union(*rows)
+    return [name for name in COLUMNS if name in present]
+
+
+def column(rows: list[Row], name: str) -> list[Any]:
+    """One column of all rows."""
+    default = COLUMNS[name]
+    return [row.get(name, default) for row in rows]
+
+
 def columns_of(rows: list[Row]) -> dict[str, list[Any]]:
     """By column, without those of which no row has a value: the table knows the defaults."""
-    present = {name for row in rows for name in row}
-    return {name: [row.get(name, default) for row in rows] for name, default in COLUMNS.items() if name in present}
+    return {name: column(rows, name) for name in names_in(rows)}
 
 
 def usd(nanos: int) -> Decimal:

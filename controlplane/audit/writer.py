@@ -36,19 +36,21 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from controlplane.audit.blocks import Block, make_rows
 from controlplane.audit.lookup import Lookup
 from controlplane.audit.merge import Merger
-from controlplane.audit.messages import read_message
-from controlplane.audit.rows import Memory, Row, columns_of, rows_of
+from controlplane.audit.rows import Memory, Row, columns_of
 from controlplane.audit.store import Store, StoreUnavailable
 from controlplane.tasks import until_first
-from events.codec import Batch
 from events.log.port import Follower, LogUnavailable, Stored, StreamPort
 from schemas.histogram import Histogram
 
 _log = logging.getLogger(__name__)
 
 LogName = Literal["control", "nodes"]
+
+TURN_EVENTS = 200
+"""Decoded in one turn."""
 
 BLOCK_BOUNDS_US = (5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000, 30_000_000)
 
@@ -95,21 +97,6 @@ class Progress:
     def lag_s(self, now_ns: int) -> float:
         """Age of the oldest event that is read and not written, by this process's wall clock."""
         return max(0.0, (now_ns - self.oldest_unwritten_ns) / 1e9) if self.oldest_unwritten_ns else 0.0
-
-
-@dataclass(slots=True)
-class Block:
-    """Messages gathered and not yet written."""
-
-    messages: list[tuple[Stored, Batch]] = field(default_factory=list)
-    events: int = 0
-    bytes: int = 0
-
-    def add(self, message: Stored) -> None:
-        batch = read_message(message)
-        self.messages.append((message, batch))
-        self.events += len(batch.events)
-        self.bytes += len(message.payload)
 
 
 class _Ready(NamedTuple):
@@ -161,8 +148,8 @@ class LogWriter:
             if block.messages:
                 from_seq, to_seq = block.messages[0][0].sequence, block.messages[-1][0].sequence
                 await self._know(block, from_seq)
-                rows = self._rows(block)
-                await self._ready.put(_Ready(rows, columns_of(rows), from_seq, to_seq))
+                rows, columns = await make_rows(self._log, block, self._memory)
+                await self._ready.put(_Ready(rows, columns, from_seq, to_seq))
             self.progress.lag = follower.lag
 
     async def _write_ready(self) -> None:
@@ -200,13 +187,13 @@ class LogWriter:
         loop = asyncio.get_running_loop()
         block = Block()
         deadline: float | None = None
-        self._fill(block, self._ahead)
+        await self._fill(block, self._ahead)
         if block.messages:
             deadline = loop.time() + self._limits.linger_s
         while not self._ahead and not self._is_full(block):
             patience_s = None if deadline is None else max(0.0, deadline - loop.time())
             messages = await self._next(follower, self._limits.max_messages, patience_s)
-            self._fill(block, messages)
+            await self._fill(block, messages)
             self.progress.lag = follower.lag
             if deadline is None:
                 deadline = loop.time() + self._limits.linger_s
@@ -214,9 +201,9 @@ class LogWriter:
                 break
         return block
 
-    def _fill(self, block: Block, messages: list[Stored]) -> None:
+    async def _fill(self, block: Block, messages: list[Stored]) -> None:
         """Add messages until the block is full; the rest is for the next one."""
-        added = 0
+        added, pause_at = 0, block.events + TURN_EVENTS
         for message in messages:
             if self._is_full(block):
                 break
@@ -225,6 +212,9 @@ class LogWriter:
                 self.progress.oldest_unwritten_ns = self._begun[0]
             block.add(message)
             added += 1
+            if block.events >= pause_at:
+                pause_at = block.events + TURN_EVENTS
+                await asyncio.sleep(0)
         self._ahead = messages[added:]
 
     def _is_full(self, block: Block) -> bool:
@@ -255,8 +245,8 @@ class LogWriter:
 
     async def _insert(self, block: Block, from_seq: int, to_seq: int) -> None:
         await self._know(block, from_seq)
-        rows = self._rows(block)
-        await self._insert_rows(rows, columns_of(rows), from_seq, to_seq, repeated=True)
+        rows, columns = await make_rows(self._log, block, self._memory)
+        await self._insert_rows(rows, columns, from_seq, to_seq, repeated=True)
         await self._merger.resume()
         self.progress.written_through = to_seq
 
@@ -266,9 +256,6 @@ class LogWriter:
 
     async def _know(self, block: Block, before_seq: int) -> None:
         await self._lookup.know((batch for _, batch in block.messages), before_seq)
-
-    def _rows(self, block: Block) -> list[Row]:
-        return [row for message, batch in block.messages for row in rows_of(self._log, message, batch, self._memory)]
 
     async def _record(self, from_seq: int, to_seq: int) -> int:
         """Record the block's boundaries; returns the end that is on record, which is `to_seq` but for a rival."""

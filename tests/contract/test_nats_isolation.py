@@ -337,6 +337,11 @@ async def test_what_a_slot_can_occupy_is_bounded(nats_server: RunningNats) -> No
     _, nodes = await nats_server.streams()
     async with contextlib.AsyncExitStack() as opened:
         answers = [await sign_in(nats_server, opened) for _ in range(NODE_CONNECTIONS + 1)]
+        while not answers[NODE_CONNECTIONS - 1][0].startswith(b"PONG"):
+            # Servers of a cluster learn a moment later that a connection of an earlier test has gone.
+            await opened.aclose()
+            await asyncio.sleep(0.5)
+            answers = [await sign_in(nats_server, opened) for _ in range(NODE_CONNECTIONS + 1)]
         assert [answer.startswith(b"PONG") for answer, *_ in answers] == [True] * NODE_CONNECTIONS + [False]
         assert b"maximum account active connections" in answers[-1][0]
         _, reader, writer = answers[0]
