@@ -40,7 +40,7 @@ MODULES = (
     "dataplane/randomness.py",
     "dataplane/relay.py",
     "dataplane/streaming.py",
-    "dataplane/tasks.py",
+    "events/tasks.py",
     "dataplane/topup.py",
     "dataplane/upstreams.py",
     "events/log/group.py",

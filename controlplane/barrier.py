@@ -17,9 +17,9 @@ from controlplane.barrier_view import BarrierView
 from controlplane.errors import BarrierOpen
 from controlplane.lowered import Lowered
 from controlplane.marks import Marks
-from controlplane.tasks import Tasks
 from events.clock import Clock
 from events.state.replica import Replica
+from events.tasks import Tasks
 from schemas.settings import MS, Timing
 
 PUSHES = 4

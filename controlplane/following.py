@@ -16,10 +16,10 @@ from controlplane.checkpoints import CheckpointStore, Restored
 from controlplane.marks import Passage
 from controlplane.recorder import Recorder
 from controlplane.silence import Silence
-from controlplane.tasks import until_first
 from events.clock import Clock
 from events.log.port import Follower, Stored, StreamPort
 from events.state.replica import Replica
+from events.tasks import until_first
 from events.types import Fenced
 
 BATCH = 500

@@ -31,7 +31,6 @@ from controlplane.rpc import Rpc
 from controlplane.slot_volumes import SlotVolumes
 from controlplane.suspender import Suspender
 from controlplane.takeover import TakenOver, take_over
-from controlplane.tasks import Tasks
 from events.clock import Clock
 from events.log.port import LogTrimmed, PayloadTooLarge, Stored
 from events.log.writer import SoleWriterLog
@@ -41,6 +40,7 @@ from events.state.control import ControlState
 from events.state.replica import Folded
 from events.state.tightening import tightens
 from events.subjects import CONTROL_FENCE
+from events.tasks import Tasks
 from events.types import By, ControlEvent, Fenced, LeaderStarted, Marked, NodeJoined
 from schemas.settings import MS, Timing
 

@@ -17,11 +17,11 @@ from controlplane.ledger_core import Answer, LedgerCore, exhausted_lines
 from controlplane.ledger_survey import Instant
 from controlplane.marks import Marks
 from controlplane.recalls import RecallOrder
-from controlplane.tasks import Tasks
 from events.clock import Clock
 from events.messaging.port import Bus, BusTooLarge, BusUnavailable
 from events.state.replica import Replica
 from events.subjects import push
+from events.tasks import Tasks
 from events.types import BudgetSet, ControlEvent, LeaseGranted, RequestReconciled
 from schemas.rpc import LeaseAnswer, LeaseAsk, Recall
 from schemas.settings import Timing

@@ -18,11 +18,11 @@ from controlplane.fences import Fences
 from controlplane.lane import Lane
 from controlplane.marks import Marks, Passage
 from controlplane.silence import Silence
-from controlplane.tasks import Tasks
 from events.clock import Clock
 from events.log.port import StreamPort
 from events.state.replica import Folded, Replica
 from events.subjects import node_fence, node_log
+from events.tasks import Tasks
 from events.types import ControlEvent, Fenced, FenceOpened, NodeFenced, NodeJoined, NodeStopped
 from schemas.ids import ID_BYTES, incarnation_id
 from schemas.rpc import JoinAnswer, JoinAsk

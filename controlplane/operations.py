@@ -17,11 +17,11 @@ from controlplane.leader import Leader
 from controlplane.log_watch import LogWatch
 from controlplane.metrics import ControlMetrics
 from controlplane.readiness import Standing, reasons_of
-from controlplane.tasks import until_first
 from events.clock import Clock
 from events.messaging.port import Bus
 from events.state.replica import Replica
 from events.subjects import CONTROL_STREAM, NODES_STREAM
+from events.tasks import until_first
 from schemas.readiness import Reason
 from schemas.settings import MS, Timing
 

@@ -25,12 +25,12 @@ from controlplane.following import Following, Logs
 from controlplane.leader import Leader, lead
 from controlplane.presence import Presence
 from controlplane.standby import LeaderWatch
-from controlplane.tasks import until_first
 from events.clock import Clock
 from events.log.port import LogUnavailable as StreamUnavailable
 from events.messaging.port import Bus
 from events.state.control import ControlState
 from events.state.replica import Replica
+from events.tasks import until_first
 from events.types import By
 from schemas.settings import MS, Timing
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from controlplane.commands.base import CommandRefusal, Decision, Figures, Moment
 from controlplane.errors import BarrierOpen, CommandRefused, LogUnavailable, NotLeading
-from controlplane.tasks import Tasks
 from events.state.control import ControlState
 from events.state.replica import Replica
+from events.tasks import Tasks
 from events.types import SYSTEM, AgentSuspended, By, KeySuspended
 from schemas.accounts import Line, account_key, parse_line
 

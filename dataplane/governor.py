@@ -35,11 +35,11 @@ from dataplane.inflight import Admission, State, Wanted
 from dataplane.membership import Membership
 from dataplane.node import Node
 from dataplane.rates import Rates
-from dataplane.tasks import Tasks
 from events import subjects
 from events.clock import Clock
 from events.log.port import AppendPort, LogError
 from events.messaging.port import Bus, Message, Subscription
+from events.tasks import Tasks
 from events.types import NodeStopped, RequestRefused
 from schemas.accounts import NANOS_PER_S
 from schemas.identity import Identity, format_identity
@@ -394,6 +394,6 @@ class Governor:
                 stopped = NodeStopped(self._node.clock.wall_ns())
                 await incarnation.log.append_nowait((stopped,), essential=True)
 
-    def _fail(self, task: str) -> None:
+    def _fail(self, task: str, _error: BaseException | None) -> None:
         if not self.defect.done():
             self.defect.set_result(task)

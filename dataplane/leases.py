@@ -24,9 +24,9 @@ from typing import Final
 from dataplane.control import ControlPlane, Unanswered
 from dataplane.core.lines import exhausted
 from dataplane.core.reservation import LeaseBook, Needs, WaitingRoom
-from dataplane.tasks import Tasks
 from dataplane.topup import TopUp
 from events.clock import Clock
+from events.tasks import Tasks
 from schemas.refusals import Refusal, refuse
 from schemas.rpc import Grants, LeaseAnswer, LeaseAsk, LeaseRefusal, Recall
 from schemas.settings import MS, Timing

@@ -15,12 +15,12 @@ from typing import Final
 from dataplane.control import ControlPlane, Unanswered
 from dataplane.inflight import Incarnation
 from dataplane.leases import LeaseDesk
-from dataplane.tasks import Tasks
 from events.clock import Clock
 from events.codec import encode_batch
 from events.log.port import AppendPort, FenceExpectation
 from events.log.stats import AppendStats
 from events.log.writer import SoleWriterLog, WriterSettings
+from events.tasks import Tasks
 from events.types import Heartbeat, LeaseReturned, NodeEvent, NodeStarted
 from schemas.rpc import JoinAnswer, JoinAsk
 from schemas.settings import Timing

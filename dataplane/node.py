@@ -15,8 +15,8 @@ from dataplane.leases import LOG_FULL
 from dataplane.membership import Membership
 from dataplane.rates import Rates
 from dataplane.refused import Refusals
-from dataplane.tasks import Tasks
 from events.clock import Clock
+from events.tasks import Tasks
 from schemas.accounts import NANOS_PER_S
 from schemas.refusals import Refusal, refuse
 from schemas.settings import MS, Timing

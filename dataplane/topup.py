@@ -6,8 +6,8 @@ from typing import Final
 
 from dataplane.core.demand import Demand
 from dataplane.core.reservation import LeaseBook, Needs
-from dataplane.tasks import Tasks
 from events.clock import Clock
+from events.tasks import Tasks
 from schemas.settings import MS, Timing
 
 MAX_LINES: Final = 64

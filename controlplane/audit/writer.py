@@ -41,8 +41,8 @@ from controlplane.audit.lookup import Lookup
 from controlplane.audit.merge import Merger
 from controlplane.audit.rows import Memory, Row, columns_of
 from controlplane.audit.store import Store, StoreUnavailable
-from controlplane.tasks import until_first
 from events.log.port import Follower, LogUnavailable, Stored, StreamPort
+from events.tasks import until_first
 from schemas.histogram import Histogram
 
 _log = logging.getLogger(__name__)
