@@ -28,7 +28,8 @@ from nats.aio.msg import Msg
 from events.log.follower import MessageIterator
 from events.log.jetstream_api import ConsumerReply, JetStreamApi
 from events.log.port import LogRewound, LogTrimmed, LogUnavailable, Stored
-from events.messaging.link import LinkError, LinkSubscription, NatsLink
+from events.messaging.link import LinkError, NatsLink
+from events.messaging.subscriptions import LinkSubscription
 
 HEARTBEAT_S = 0.5
 """The server's word in every silence."""

@@ -14,15 +14,15 @@ The client library reconnects by itself and replays its subscriptions. What it d
 import asyncio
 import secrets
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 
 import nats.errors
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription as ClientSubscription
 
 from events.messaging.client import ErrorLog, SturdyClient, end_client, open_client
 from events.messaging.credentials import NODE_PAYLOAD_BYTES, NatsCredentials
+from events.messaging.subscriptions import GONE, Answers, Callback, LinkSubscription
 from events.tls import client_tls
 
 UNSENT_BYTES_MAX = 16 << 20
@@ -40,16 +40,6 @@ _ANSWERS_S = 0.5
 STUCK_S = 20.0
 """Without a connection for so long: the library may have ceased to try. A new client costs nothing then."""
 _LOOK_S = 1.0
-
-_GONE = (
-    nats.errors.ConnectionClosedError,
-    nats.errors.ConnectionDrainingError,
-    nats.errors.ConnectionReconnectingError,
-    nats.errors.OutboundBufferLimitError,
-    OSError,
-    RuntimeError,  # uvloop's, on writing to a transport that has just been closed
-)
-"""How the library says that the connection has gone, in the moment before it calls back."""
 
 
 class LinkError(Exception):
@@ -74,48 +64,6 @@ class LinkTimeout(LinkError):
 
 class LinkLost(LinkError):
     """Sent, and the connection was lost before the answer."""
-
-
-Callback = Callable[[Msg], Awaitable[None]]
-
-
-class LinkSubscription:
-    """A subscription that outlives the client that carries it."""
-
-    def __init__(self, link: "NatsLink", subject: str, callback: Callback) -> None:
-        self._link = link
-        self._callback = callback
-        self._carried: ClientSubscription | None = None
-        self.subject = subject
-
-    async def attach(self, client: SturdyClient) -> None:
-        self._carried = await client.subscribe(self.subject, cb=self._callback)
-
-    async def unsubscribe(self) -> None:
-        self._link.forget(self)
-        carried, self._carried = self._carried, None
-        if carried is not None:
-            try:
-                await carried.unsubscribe()
-            except _GONE:
-                return  # and the subscription with it
-
-
-class _Answers(LinkSubscription):
-    """The subscription to all answers: handed over as they are read."""
-
-    def __init__(self, link: "NatsLink", subject: str, deliver: Callable[[Msg], None]) -> None:
-        super().__init__(link, subject, self._late)
-        self._deliver = deliver
-
-    async def attach(self, client: SturdyClient) -> None:
-        await super().attach(client)
-        if self._carried is not None:
-            client.at_once(self._carried, self._deliver)
-
-    async def _late(self, msg: Msg) -> None:
-        """One that came while the subscription was made."""
-        self._deliver(msg)
 
 
 class NatsLink:
@@ -172,7 +120,7 @@ class NatsLink:
             reason = self._errors.summary() or f"no answer from {', '.join(self._credentials.servers)}"
             raise LinkDown(f"no connection within {timeout_s:g} s: {reason}") from None
         self._up = True
-        await self._subscribe(_Answers(self, f"{self._inbox}.*", self._answered))
+        await self._subscribe(Answers(self.forget, f"{self._inbox}.*", self._answered))
         self._watching = asyncio.get_running_loop().create_task(self._watch(), name=f"nats watch {self._name}")
 
     async def close(self) -> None:
@@ -243,7 +191,7 @@ class NatsLink:
             for subscription in tuple(self._subscriptions):
                 await subscription.attach(fresh)
             await fresh.flush(_FLUSH_S)
-        except (nats.errors.Error, *_GONE) as error:
+        except (nats.errors.Error, *GONE) as error:
             await self._errors.note(error)
             await end_client(fresh)
             await self._gave_up(self._generation)
@@ -257,7 +205,7 @@ class NatsLink:
 
     async def subscribe(self, subject: str, callback: Callback) -> LinkSubscription:
         """Call `callback` for each message, one after the other."""
-        return await self._subscribe(LinkSubscription(self, subject, callback))
+        return await self._subscribe(LinkSubscription(self.forget, subject, callback))
 
     async def _subscribe(self, subscription: LinkSubscription) -> LinkSubscription:
         self._subscriptions.append(subscription)
@@ -284,7 +232,7 @@ class NatsLink:
             await client.publish(subject, payload, reply=reply, headers=headers)
         except nats.errors.MaxPayloadError:
             raise LinkTooLarge(f"{len(payload)} bytes, the limit is {self.max_payload_bytes}") from None
-        except _GONE as error:
+        except GONE as error:
             raise LinkDown(f"{type(error).__name__}: {error}") from None
 
     async def request(
@@ -313,7 +261,7 @@ class NatsLink:
             await client.flush(timeout=timeout_s)  # type: ignore[arg-type] # annotated as int, used as seconds
         except nats.errors.TimeoutError:
             raise LinkTimeout(f"the server did not answer within {timeout_s:g} s") from None
-        except _GONE as error:
+        except GONE as error:
             raise LinkDown(f"{type(error).__name__}: {error}") from None
 
     async def _connect(self, timeout_s: float, generation: int) -> SturdyClient:

@@ -9,11 +9,11 @@ from events.messaging.link import (
     LinkBacklog,
     LinkDown,
     LinkError,
-    LinkSubscription,
     LinkTooLarge,
     NatsLink,
 )
 from events.messaging.port import BusTimeout, BusTooLarge, BusUnavailable, Handler, Message
+from events.messaging.subscriptions import LinkSubscription
 
 
 class NatsSubscription:
