@@ -153,7 +153,7 @@ class JetStreamFollower(MessageIterator):
     async def _create(self) -> None:
         """Make a consumer that begins after the newest message in hand. Raises LogUnavailable, LogTrimmed."""
         if self._subscription is None:
-            self._subscription = await self._link.subscribe(f"{self._inbox}.*", self._on_message)
+            self._subscription = await self._link.subscribe_at_once(f"{self._inbox}.*", self._on_message)
             self._link.on_connection(self._on_connection)
         await self._check_ends()
         config: dict[str, Any] = {
@@ -241,7 +241,7 @@ class JetStreamFollower(MessageIterator):
         self._heard_at = asyncio.get_running_loop().time()
         self._suspected = False
 
-    async def _on_message(self, msg: Msg) -> None:
+    def _on_message(self, msg: Msg) -> None:
         # Only the reply tells data from statuses: whoever wrote a log chose its headers.
         if msg.reply.startswith("$JS.ACK."):
             self._on_data(msg)

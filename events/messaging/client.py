@@ -62,15 +62,21 @@ class SturdyClient(Client):
         self._writing = False
 
     def at_once(self, subscription: ClientSubscription, deliver: Callable[[Msg], None]) -> None:
-        """From now on `deliver` gets its messages, in the task that reads; it must be quick, and raise nothing."""
+        """From now on `deliver` gets its messages, in the task that reads, so it must be quick. What it raises is told
+        to the error callback.
+        """
         self._at_once[subscription._id] = deliver  # noqa: SLF001 - what the server names it by
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         deliver = self._at_once.get(sid)
         if deliver is None:
             await super()._process_msg(sid, subject, reply, data, headers)
-        else:
-            deliver(self._build_message(sid, subject, reply, data, await self._process_headers(headers)))
+            return
+        message = self._build_message(sid, subject, reply, data, await self._process_headers(headers))
+        try:
+            deliver(message)
+        except Exception as error:  # noqa: BLE001 - else the reading task ends, and the connection hears nothing more
+            await self._error_cb(error)
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:  # noqa: FBT001, FBT002 - the library's signature
         if force_flush or not self._takes_more():

@@ -43,13 +43,13 @@ class LinkSubscription:
                 return  # and the subscription with it
 
 
-class Answers(LinkSubscription):
-    """The subscription to all answers: handed over as they are read."""
+class SubscriptionAtOnce(LinkSubscription):
+    """One whose messages are handed over as they are read, in the reading task."""
 
     def __init__(
         self, forget: Callable[[LinkSubscription], None], subject: str, deliver: Callable[[Msg], None]
     ) -> None:
-        super().__init__(forget, subject, self._late)
+        super().__init__(forget, subject, self._early)
         self._deliver = deliver
 
     async def attach(self, client: SturdyClient) -> None:
@@ -57,6 +57,6 @@ class Answers(LinkSubscription):
         if self._carried is not None:
             client.at_once(self._carried, self._deliver)
 
-    async def _late(self, msg: Msg) -> None:
+    async def _early(self, msg: Msg) -> None:
         """One that came while the subscription was made."""
         self._deliver(msg)

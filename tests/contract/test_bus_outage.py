@@ -5,6 +5,7 @@ import logging
 
 import msgspec
 import pytest
+from nats.aio.msg import Msg
 from support.log_harness import until
 from support.nats_server import RunningNats, nats_server
 
@@ -159,6 +160,28 @@ async def test_the_connection_to_a_silent_server_is_ended_when_another_is_tried(
     for writer in writers:
         writer.close()
     listener.close()
+
+
+async def test_who_is_told_at_once_and_fails_does_not_deafen_the_connection(
+    nats_server: RunningNats, caplog: pytest.LogCaptureFixture
+) -> None:
+    control, connection = (await nats_server.connect("control")).bus, await nats_server.connect("n1")
+    heard: list[bytes] = []
+
+    def deliver(message: Msg) -> None:
+        heard.append(message.data)
+        if message.data == b"bad":
+            raise ValueError("a defect")
+
+    subscription = await connection._link.subscribe_at_once(FEED, deliver)
+    await connection.bus.flush()
+    with caplog.at_level(logging.WARNING):
+        for payload in (b"one", b"bad", b"two"):
+            await control.publish(FEED, payload)
+        await until(lambda: heard == [b"one", b"bad", b"two"])
+    assert "ValueError" in caplog.text
+    await subscription.unsubscribe()
+    await connection.bus.flush()
 
 
 async def test_a_flush_that_was_given_up_costs_nothing(nats_server: RunningNats) -> None:
