@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.web import BaseRequest, StreamResponse
 
-from dataplane.heads import BODILESS, Header, head, write
+from dataplane.heads import BODILESS, Header, head
 
 UNREAD_BYTES = 64 * 1024
 """What a client may leave unread; above it whoever writes waits for the client."""
@@ -83,15 +83,20 @@ class Answer(StreamResponse):
     async def write_eof(self, data: bytes = b"") -> None:  # noqa: ARG002 - the server passes none
         """Write. Raises ConnectionError if the client has gone."""
         request = self._request
-        if request is not None and not (self.send(request) and await client_keeps_up(request)):
+        if request is not None and not (self.send(request.transport) and await client_keeps_up(request)):
             raise ConnectionResetError
 
-    def send(self, request: BaseRequest) -> bool:
+    def send(self, transport: asyncio.Transport | None) -> bool:
         """Write at once, unless that was done before. False: the client has gone."""
         if self._eof_sent:
             return True
         self._eof_sent = True
-        return not self._data or write(request, self._data)
+        if not self._data:
+            return True
+        if transport is None or transport.is_closing():
+            return False
+        transport.write(self._data)
+        return True
 
 
 def whole(status: int, headers: Sequence[Header], body: bytes, request: BaseRequest, *, keep_alive: bool) -> Answer:

@@ -35,6 +35,7 @@ class Exchange:
         "client",
         "destination",
         "key",
+        "method",
         "model",
         "path",
         "request",
@@ -48,6 +49,7 @@ class Exchange:
         self.request_id = request_id
         self.began_ns = began_ns
         self.client = request.remote or ""
+        self.method = request.method
         self._transport = request.transport
         self.path = ""
         self.destination: Destination | None = None

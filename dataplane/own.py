@@ -43,7 +43,7 @@ class OwnEndpoints:
 
     async def answer(self, exchange: Exchange, route: OwnRoute) -> Answer | Refusal:
         """Answer one request, or say why not."""
-        if exchange.request.method not in {"GET", "HEAD"}:
+        if exchange.method not in {"GET", "HEAD"}:
             return refuse("request_malformed", "the gateway's own endpoints are read with GET")
         match route.path:
             case "/healthz":
@@ -67,7 +67,7 @@ class OwnEndpoints:
     async def _usage(self, exchange: Exchange, route: OwnRoute) -> Answer | Refusal:
         request = exchange.request
         segments = tuple(route.path[1:].split("/"))
-        call = Call("", request.method, route.path, segments, route.query.encode(), scan(request.raw_headers))
+        call = Call("", exchange.method, route.path, segments, route.query.encode(), scan(request.raw_headers))
         found = self._governor.find_key(find_tokens(call))
         if isinstance(found, Refusal):
             return found

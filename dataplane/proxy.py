@@ -110,7 +110,7 @@ class Proxy:
     async def _serve(self, exchange: Exchange, *, admitted: bool) -> Answer:
         request = exchange.request
         seen = scan(request.raw_headers)
-        if (malformed := check_message(request.method, seen)) is not None:
+        if (malformed := check_message(exchange.method, seen)) is not None:
             return self._refuse(exchange, malformed)
         route = self._route(request.raw_path, seen.first(b"host"))
         if isinstance(route, Refusal):
@@ -156,7 +156,7 @@ class Proxy:
     ) -> tuple[Call, Reading, Outgoing, Wanted] | Refusal:
         """Everything that is decided before the ledger is involved."""
         request, adapter = exchange.request, destination.adapter
-        call = Call(route.upstream, request.method, route.path, route.segments, route.query.encode("ascii"), seen)
+        call = Call(route.upstream, exchange.method, route.path, route.segments, route.query.encode("ascii"), seen)
         found = self._authenticate(exchange, destination, call)
         if isinstance(found, Refusal):
             return found
@@ -293,7 +293,7 @@ class Proxy:
                 who=exchange.whoever(),
                 status=_status(destination, refusal),
                 upstream=destination.name if destination is not None else "",
-                method=exchange.request.method[:16],
+                method=exchange.method[:16],
                 path=without_tokens(exchange.path),
                 model=exchange.model,
                 client=exchange.client,
@@ -338,7 +338,7 @@ def _wanted(exchange: Exchange, caller: Caller, digest: bytes, route: Route, rea
         digest=digest,
         upstream=route.upstream,
         operation=reading.operation,
-        method=exchange.request.method,
+        method=exchange.method,
         path=route.path,
         segments=route.segments,
         bound=exchange.bound,

@@ -130,7 +130,7 @@ def _in_one(carriage: Carriage, response: UpstreamResponse, body: bytes) -> Answ
     request, status = carriage.request, response.status
     if status in BODILESS:
         framing = body = b""
-    elif request.method == "HEAD":
+    elif carriage.exchange.method == "HEAD":
         framing, body = _announced_length(response), b""
     else:
         framing = b"Content-Length: %d\r\n" % len(body)
