@@ -94,16 +94,21 @@ class Ledger:
                 self._moves += 1
             if isinstance(event, BudgetSet):
                 self.core.lowered.changed(event.account.kind, event.account.id, seq)
+        self._take_overran()  # by an operator's figure
         if not all(isinstance(event, LeaseGranted) for event in events):
             self._wake.set()
 
     def nodes_folded(self) -> None:
         """The fold of the node logs has moved on."""
+        if self._take_overran() or self.core.waiting or self.core.lowered.watching:
+            self._wake.set()
+
+    def _take_overran(self) -> bool:
+        """Watch the accounts of requests that turned out to cost more than their bounds; whether there are any new."""
         overran = self._replica.budget.take_overran()
         if overran:
             self.core.lowered.overran(overran)
-        if overran or self.core.waiting or self.core.lowered.watching:
-            self._wake.set()
+        return bool(overran)
 
     def close_budget(self, full: bool) -> None:  # noqa: FBT001 - the fact is the argument
         """Lend nothing, and let nobody wait for it, while the logs are too full (rule L6)."""

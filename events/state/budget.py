@@ -237,7 +237,8 @@ class Budget:
             since_seq = 0 if event.resolves else request.since_seq
             cost, used, settled = self._settle_object(request, event, event.object, since_seq, seq)
         bound = request.bound
-        if cost[0] > bound[0] or cost[1] > bound[1] or cost[2] > bound[2] or cost[3] > bound[3]:
+        above = cost[0] > bound[0] or cost[1] > bound[1] or cost[2] > bound[2] or cost[3] > bound[3]
+        if above or request.counted is not None:
             self._overrun(request, cost)
         if not request.unknown:
             request.draw.free(over(bound, used))
@@ -265,6 +266,8 @@ class Budget:
             return
         if not request.unknown:
             request.draw.free(request.bound)
+        if request.counted is not None:
+            self._overrun(request, ZERO)
         self._close(name, request, ZERO)
 
     def _resolve(self, idempotency: str, by: str, at_ns: int) -> None:
@@ -282,6 +285,8 @@ class Budget:
             self._close_resolved(name, request)
 
     def _close_resolved(self, name: str, request: Open) -> None:
+        if request.counted is not None:
+            self._overrun(request, ZERO)
         self._close(name, request, only(REQUESTS, request.bound[REQUESTS]))
 
     def _close(self, name: str, request: Open, cost: Four) -> None:
@@ -302,6 +307,7 @@ class Budget:
 
     def _count(self, request: Open, actual: Four) -> None:
         """Settle an operator's figure in place of the hold, or of the operator's earlier figure."""
+        self._overrun(request, actual)
         if request.counted is None:
             request.spot.settle(request.bound, actual)
         else:
@@ -317,10 +323,19 @@ class Budget:
             self._lose(name, request)
 
     def _overrun(self, request: Open, cost: Four) -> None:
-        self.overruns.amounts = plus(self.overruns.amounts, over(cost, request.bound))
-        self.overruns.requests += 1
-        names = (("key", request.key), ("agent", request.agent), ("team", request.owner), ("org", ORG_ID))
-        self._overran.update(name for name in names if name[1])
+        """It costs so much, in place of an operator's figure if there is one: what of it is above the bound (G8).
+
+        The sums depend on the last figure alone, so they are the same however the folds of the two logs interleave.
+        """
+        before = over(request.counted, request.bound) if request.counted is not None else ZERO
+        after = over(cost, request.bound)
+        if after == before:
+            return
+        self.overruns.amounts = plus(self.overruns.amounts, minus(after, before))
+        self.overruns.requests += (after != ZERO) - (before != ZERO)
+        if after != ZERO:
+            names = (("key", request.key), ("agent", request.agent), ("team", request.owner), ("org", ORG_ID))
+            self._overran.update(name for name in names if name[1])
 
 
 def _name(request_id: str, attempt: int) -> str:

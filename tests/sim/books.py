@@ -164,11 +164,8 @@ class Books:
             exposure = self._exposure(request, thing, stored_seq, replayed=bool(raw.get("resolves")))
             cost[meter] = self._count(request, thing["ref"], meter, exposure)
             actual[meter] = 0  # counted by difference, just now
-        for index, spot in self.spots_of(request.accounts, request.at_ns):
-            over = cost[index] - request.bound[index]
-            if over > 0:
-                self.overrun[spot] += over
         request.actual = (cost[0], cost[1], cost[2], cost[3])
+        self._overran(request, request.actual)
         self._close(request, "settled", (actual[0], actual[1], actual[2], actual[3]))
 
     def reconcile(self, raw: dict[str, Any]) -> None:
@@ -177,11 +174,18 @@ class Books:
         if request is None or request.ended:
             return
         figure = _vector(raw["actual"])
+        self._overran(request, figure)
         if request.counted is None:
             self._move(request, self.held, _minus((0, 0, 0, 0), request.bound))
         before = request.counted or (0, 0, 0, 0)
         self._move(request, self.settled, _minus(figure, before))
         request.counted = figure
+
+    def _overran(self, request: Request, cost: Vector) -> None:
+        """What the vendor took above the bound; an operator's figure says it until the answer does."""
+        for index, spot in self.spots_of(request.accounts, request.at_ns):
+            known = max(0, request.counted[index] - request.bound[index]) if request.counted is not None else 0
+            self.overrun[spot] += max(0, cost[index] - request.bound[index]) - known
 
     def _exposure(self, request: Request, thing: dict[str, Any], stored_seq: int, *, replayed: bool) -> int:
         """What counts for an object from now on (S2): in doubt which answer is the older, the higher one."""

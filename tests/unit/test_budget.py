@@ -498,6 +498,30 @@ def test_an_overrun_is_counted_and_names_the_accounts() -> None:
     assert budget.take_overran() == set()
 
 
+def test_an_operators_figure_above_the_bound_is_an_overrun_until_the_answer_says_otherwise() -> None:
+    budget = Budget()
+    apply(budget, admit("r", 7))
+    apply(budget, unknown("r"))
+    seen = []
+    for event in (reconcile("r", 9), reconcile("r", 10), reconcile("r", 6), reconcile("r", 12), settle("r", 8)):
+        apply(budget, event)
+        seen.append((budget.overruns.requests, budget.overruns.amounts[0], bool(budget.take_overran())))
+    assert seen == [(1, 2, True), (1, 3, True), (0, 0, False), (1, 5, True), (1, 1, True)]
+
+
+@pytest.mark.parametrize("end", [settle("r", 7), settle("r", 9), settle("r", 20), release("r"), None])
+def test_overruns_are_the_same_wherever_the_operators_figure_is_folded(end) -> None:
+    """It stands in the control log, the request in a node's: the two are folded as they come."""
+    told = [(event, seq) for seq, event in enumerate((admit("r", 7), unknown("r"), end), 1) if event is not None]
+    images = set()
+    for place in range(len(told) + 1):
+        budget = Budget()
+        for event, seq in (*told[:place], (reconcile("r", 12), 0), *told[place:]):
+            apply(budget, event, seq=seq)
+        images.add((budget.overruns.requests, budget.overruns.amounts, dump_budget(budget)))
+    assert len(images) == 1
+
+
 def test_within_its_bound_nothing_overruns() -> None:
     budget = Budget()
     apply(budget, admit("r", 7, tokens=5))
