@@ -323,17 +323,16 @@ class Budget:
             self._lose(name, request)
 
     def _overrun(self, request: Open, cost: Four) -> None:
-        """It costs so much, in place of an operator's figure if there is one: what of it is above the bound (G8).
-
-        The sums depend on the last figure alone, so they are the same however the folds of the two logs interleave.
+        """It costs so much, in place of its hold or of an operator's figure. If that is more, leases may be out on what
+        is not there (G8). The sums are of what is above the bound; they follow from the last figure alone, so they are
+        the same however the folds of the two logs interleave.
         """
         before = over(request.counted, request.bound) if request.counted is not None else ZERO
         after = over(cost, request.bound)
-        if after == before:
-            return
-        self.overruns.amounts = plus(self.overruns.amounts, minus(after, before))
-        self.overruns.requests += (after != ZERO) - (before != ZERO)
-        if after != ZERO:
+        if after != before:
+            self.overruns.amounts = plus(self.overruns.amounts, minus(after, before))
+            self.overruns.requests += (after != ZERO) - (before != ZERO)
+        if over(cost, request.bound if request.counted is None else request.counted) != ZERO:
             names = (("key", request.key), ("agent", request.agent), ("team", request.owner), ("org", ORG_ID))
             self._overran.update(name for name in names if name[1])
 

@@ -506,7 +506,18 @@ def test_an_operators_figure_above_the_bound_is_an_overrun_until_the_answer_says
     for event in (reconcile("r", 9), reconcile("r", 10), reconcile("r", 6), reconcile("r", 12), settle("r", 8)):
         apply(budget, event)
         seen.append((budget.overruns.requests, budget.overruns.amounts[0], bool(budget.take_overran())))
-    assert seen == [(1, 2, True), (1, 3, True), (0, 0, False), (1, 5, True), (1, 1, True)]
+    assert seen == [(1, 2, True), (1, 3, True), (0, 0, False), (1, 5, True), (1, 1, False)]
+
+
+def test_an_answer_that_comes_to_more_than_the_operators_figure_names_the_accounts() -> None:
+    """What the figure left free may be lent by then, though the bound was right."""
+    budget = Budget()
+    for event in (admit("r", 7), unknown("r"), reconcile("r", 0)):
+        apply(budget, event)
+    assert budget.take_overran() == set()
+    apply(budget, settle("r", 7))
+    assert budget.take_overran() == {("key", "k"), ("agent", "a"), ("org", "default")}
+    assert budget.overruns.requests == 0
 
 
 @pytest.mark.parametrize("end", [settle("r", 7), settle("r", 9), settle("r", 20), release("r"), None])
