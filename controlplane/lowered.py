@@ -41,7 +41,7 @@ class Lowered:
         """
         for name, seq in self._replica.state.budget_seqs.items():
             kind, _, account_id = name.partition(":")
-            if seq > applied_seq or self._too_much(kind, account_id):
+            if seq > applied_seq or self._may_be_too_much(kind, account_id):
                 self._changed[kind, account_id] = seq
 
     def changed(self, kind: str, account_id: str, seq: int) -> None:
@@ -53,10 +53,14 @@ class Lowered:
         self._overran |= accounts
 
     def confirmed(self, seq: int) -> None:
-        """All nodes act on `seq`: what is not over-lent by now will not be, and need not be watched any more."""
+        """All nodes act on `seq`: what is not over-lent by now, and cannot become so by what requests leave over of
+        their leases, need not be watched any more.
+        """
         if self._changed:
             self._changed = {
-                account: since for account, since in self._changed.items() if since > seq or self._too_much(*account)
+                account: since
+                for account, since in self._changed.items()
+                if since > seq or self._may_be_too_much(*account)
             }
 
     def clear(self, seq: int) -> bool:
@@ -75,7 +79,7 @@ class Lowered:
         if not self._changed and not self._overran:
             self.stray_spans = frozenset()
             return set()
-        self._overran = {account for account in self._overran if self._too_much(*account) or self._may_free(*account)}
+        self._overran = {account for account in self._overran if self._may_be_too_much(*account)}
         needs = [need for account in {*self._changed, *self._overran} for need in self._too_much(*account)]
         self.stray_spans = frozenset(need.span for need in needs if self._is_stray(need))
         return {need.line for need in needs}
@@ -91,6 +95,10 @@ class Lowered:
             if room is not None and (room.free < 0 or self._is_stray(need)):
                 found.append(need)
         return found
+
+    def _may_be_too_much(self, kind: str, account_id: str) -> bool:
+        """Whether too much is lent, or will be once requests end."""
+        return bool(self._too_much(kind, account_id)) or self._may_free(kind, account_id)
 
     def _may_free(self, kind: str, account_id: str) -> bool:
         """Whether requests hold something of a line that is below zero: what they leave over is lent too much."""
