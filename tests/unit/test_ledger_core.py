@@ -524,6 +524,31 @@ def test_usage_without_a_lease_keeps_a_new_cap_open() -> None:
     assert d.core.lowered.clear(seq) is False
 
 
+@pytest.mark.parametrize("leader", ["the same", "another"])
+def test_what_requests_leave_over_of_an_account_above_its_new_cap_is_recalled(leader: str) -> None:
+    """Nothing is over-lent when the change is confirmed; it becomes so when a request costs less than its bound."""
+    d = Desk({"key:j": 1})
+    d.cap("key:k", 100)
+    seq = d.replica.control_seq
+    d.ask("r1", "n1", 60)
+    d.step()
+    d.admit("r1", "n1", 60)
+    d.admit("x", "n2", 80, "key:none")  # without a lease: its node has not applied the cap
+    lowered = d.core.lowered
+    if leader == "another":
+        lowered = LedgerCore(d.replica, d.timing).lowered
+        lowered.resume(seq)
+    assert lowered.clear(seq) is True
+    lowered.confirmed(seq)
+    assert lowered.lines() == set()
+    d.settle("r1", "n1", 10)
+    assert lowered.lines() == {line("key:k")}
+    d.give_back("n1", "key:k", 50)
+    lowered.confirmed(seq)
+    assert lowered.lines() == set()
+    assert not lowered.watching
+
+
 def test_an_overrun_below_zero_starts_a_recall() -> None:
     d = desk(100)
     d.ask("r1", "n1", 50)
