@@ -42,7 +42,6 @@ async def run_audit(settings: AuditProcess, path: Path) -> None:
     """Run until SIGTERM, or until something ends that must not. Raises what ended it. `path`: the file of `settings`,
     read again at SIGHUP.
     """
-    _stand_back()
     tls = server_tls(settings.tls) if settings.tls is not None else None
     nats = await connect(settings.nats, name="ringfence audit")
     try:
@@ -65,6 +64,7 @@ async def run_audit(settings: AuditProcess, path: Path) -> None:
             runner, http_port = await observer.serve(settings.http_host, settings.http_port)
             try:
                 write_ready_mark(Path(settings.ready_mark), clickhouse_port=access.port, http_port=http_port)
+                _stand_back()  # not before: others wait for the start
                 jobs: dict[str, Coroutine[Any, Any, None]] = {f"audit {n}": w.run() for n, w in writers.items()}
                 jobs["audit status"] = observer.tell()
                 if endpoint is not None:
