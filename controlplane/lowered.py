@@ -1,12 +1,13 @@
 """Leases that are out although the cap no longer allows them, and how they come back (rule G8, docs/PROTOCOL.md).
 
-Three things leave too much lent out: a cap that was lowered or added, a request that cost more than its bound, and
-a change of zone, after which old leases are on windows that no longer exist. Until nothing of it is left, those
-lines are recalled, nothing more is lent on them, and the barrier of the change that caused it stays open: after a
-lowered cap is confirmed, nothing is admitted that does not fit it.
+Three things leave too much lent out: a cap that was lowered or added, a request that cost more than its bound (or more
+than an operator had said), and a change of zone, after which old leases are on windows that no longer exist. Until
+nothing of it is left, those lines are recalled, nothing more is lent on them, and the barrier of the change that caused
+it stays open.
 
 A change is watched until its barrier is complete, because requests that need no lease (the account had no such cap)
-are admitted by nodes that have not applied it yet, and count.
+are admitted by nodes that have not applied it yet, and count. Where they took the account above its cap, it is watched
+until the requests have ended that hold leases on it: what they leave over is free again, and too much.
 """
 
 from controlplane.ledger_lines import Lines, Need, parse_need
@@ -49,7 +50,7 @@ class Lowered:
         self._changed[kind, account_id] = seq
 
     def overran(self, accounts: set[tuple[str, str]]) -> None:
-        """Requests cost more than their bounds."""
+        """Requests cost more than was held or counted for them."""
         self._overran |= accounts
 
     def confirmed(self, seq: int) -> None:

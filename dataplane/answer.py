@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.web import BaseRequest, StreamResponse
 
-from dataplane.heads import BODILESS, Header, head
+from dataplane.heads import BODILESS, Header, head, write
 
 UNREAD_BYTES = 64 * 1024
 """What a client may leave unread; above it whoever writes waits for the client."""
@@ -58,9 +58,8 @@ async def client_keeps_up(request: BaseRequest) -> bool:
     return True
 
 
-def lags(request: BaseRequest) -> bool:
-    """Whether the client has so much left unread that whoever writes should wait for it (`client_keeps_up`)."""
-    transport = request.transport
+def lags(transport: asyncio.Transport | None) -> bool:
+    """Whether a client has so much left unread that whoever writes should wait for it (`client_keeps_up`)."""
     return transport is not None and transport.get_write_buffer_size() > UNREAD_BYTES
 
 
@@ -91,12 +90,7 @@ class Answer(StreamResponse):
         if self._eof_sent:
             return True
         self._eof_sent = True
-        if not self._data:
-            return True
-        if transport is None or transport.is_closing():
-            return False
-        transport.write(self._data)
-        return True
+        return not self._data or write(transport, self._data)
 
 
 def whole(status: int, headers: Sequence[Header], body: bytes, request: BaseRequest, *, keep_alive: bool) -> Answer:

@@ -3,6 +3,7 @@
 Apart from the answers themselves, which are aiohttp's: what is here can be compiled (setup.py).
 """
 
+import asyncio
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
@@ -37,9 +38,8 @@ def _head(status: int, headers: Sequence[Header], last: bytes) -> bytes:
     return (_STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status) + b"\r\n".join(lines) + b"\r\n"
 
 
-def write(request: BaseRequest, data: bytes) -> bool:
-    """Write a part of an answer at once. False: the client has gone."""
-    transport = request.transport
+def write(transport: asyncio.Transport | None, data: bytes) -> bool:
+    """Write an answer, or a part of one, to its client at once. False: the client has gone."""
     if transport is None or transport.is_closing():
         return False
     transport.write(data)

@@ -17,7 +17,7 @@ from aiohttp.http_writer import StreamWriter
 from aiohttp.web import RequestHandler
 from aiohttp.web_protocol import ERROR, _ErrInfo
 
-from dataplane.answer import UNREAD_BYTES, Answer, client_keeps_up
+from dataplane.answer import Answer, client_keeps_up, lags
 
 
 class ServingLoop(RequestHandler):
@@ -88,11 +88,7 @@ class ServingLoop(RequestHandler):
                 _, gone = await self.finish_response(request, answer, None)
             else:
                 transport = self.transport
-                gone = not answer.send(transport) or (
-                    transport is not None
-                    and transport.get_write_buffer_size() > UNREAD_BYTES
-                    and not await client_keeps_up(request)
-                )
+                gone = not answer.send(transport) or (lags(transport) and not await client_keeps_up(request))
         finally:
             self._current_request = None
             request._task = None  # type: ignore[assignment]  # noqa: SLF001 - as aiohttp does: the two hold each other

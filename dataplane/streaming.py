@@ -19,7 +19,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from dataplane.adapters.port import Meter, Outcome
-from dataplane.answer import UNREAD_BYTES, Answer, client_keeps_up, lags
+from dataplane.answer import Answer, client_keeps_up, lags
 from dataplane.core.scrub import Scrubber, mask
 from dataplane.dispatch import Ended, lost_outcome
 from dataplane.exchange import Carriage, Phase
@@ -99,7 +99,7 @@ class Streaming:
         carriage, request = self._carriage, self._carriage.request
         self._write(self._head())
         while self._cut is None and not carriage.client_gone:
-            if lags(request) and not await client_keeps_up(request):
+            if lags(self._transport) and not await client_keeps_up(request):
                 carriage.client_gone = True
                 return
             try:
@@ -139,13 +139,11 @@ class Streaming:
         if self._events and (refusal := self._governor.check_relay(self._carriage.admission)) is not None:
             self._cut = refusal
             return False
-        transport = self._transport
-        if transport is None or transport.is_closing():
+        if not write(self._transport, data):
             self._carriage.client_gone = True
             return False
-        transport.write(data)
         self._begun = True
-        return transport.get_write_buffer_size() <= UNREAD_BYTES
+        return not lags(self._transport)
 
     async def _drain(self) -> None:
         """Read on for the books."""
@@ -181,10 +179,9 @@ class Streaming:
         """Tell the client at once; then the books."""
         self._carriage.cut = refusal
         if self._begun and not self._carriage.client_gone:
-            request = self._carriage.request
-            write(request, self._error_event(refusal))
-            if request.transport is not None:
-                request.transport.close()
+            write(self._transport, self._error_event(refusal))
+            if self._transport is not None:
+                self._transport.close()
         if refusal.code in GATEWAY_CUTS:
             await self._drain()
         await self._settle()

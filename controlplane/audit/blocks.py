@@ -12,6 +12,9 @@ from events.log.port import Stored
 TURN_ROWS = 25
 """Made in one turn of the loop, or little more: a quarter of a millisecond."""
 
+TURN_EVENTS = 200
+"""Decoded in one turn."""
+
 
 @dataclass(slots=True)
 class Block:
@@ -28,10 +31,8 @@ class Block:
         self.bytes += len(message.payload)
 
 
-async def make_rows(log: str, block: Block, memory: Memory) -> tuple[list[Row], dict[str, list[Any]]]:
-    """A block's rows, and the same by column. In many turns of the loop: what writes the block before this one has its
-    turns in between.
-    """
+async def make_rows(log: str, block: Block, memory: Memory) -> list[Row]:
+    """A block's rows. In many turns of the loop: what writes the block before this one has its turns in between."""
     rows: list[Row] = []
     pause_at = TURN_ROWS
     for message, batch in block.messages:
@@ -39,8 +40,13 @@ async def make_rows(log: str, block: Block, memory: Memory) -> tuple[list[Row], 
         if len(rows) >= pause_at:
             pause_at = len(rows) + TURN_ROWS
             await asyncio.sleep(0)
+    return rows
+
+
+async def make_columns(rows: list[Row]) -> dict[str, list[Any]]:
+    """As `columns_of`, in many turns."""
     columns: dict[str, list[Any]] = {}
     for name in names_in(rows):
         columns[name] = column(rows, name)
         await asyncio.sleep(0)
-    return rows, columns
+    return columns

@@ -134,7 +134,7 @@ class Mender(LogWriter):
         """The block's rows that are missing, once."""
         first, last = block.messages[0][0].sequence, block.messages[-1][0].sequence
         await self._know(block, first)
-        rows, _ = await make_rows(self._log, block, self._memory)
+        rows = await make_rows(self._log, block, self._memory)
         old = {stored.sequence for stored, _ in block.messages if stored.time_ns < time.time_ns() - KEPT_NS}
         missing = [row for row in await self._absent(rows, first, last) if row["seq"] not in old]
         for begin in range(0, len(missing), PIECE_ROWS):

@@ -36,7 +36,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from controlplane.audit.blocks import Block, make_rows
+from controlplane.audit.blocks import TURN_EVENTS, Block, make_columns, make_rows
 from controlplane.audit.lookup import Lookup
 from controlplane.audit.merge import Merger
 from controlplane.audit.rows import Memory, Row, columns_of
@@ -48,9 +48,6 @@ from schemas.histogram import Histogram
 _log = logging.getLogger(__name__)
 
 LogName = Literal["control", "nodes"]
-
-TURN_EVENTS = 200
-"""Decoded in one turn."""
 
 BLOCK_BOUNDS_US = (5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000, 30_000_000)
 
@@ -148,8 +145,8 @@ class LogWriter:
             if block.messages:
                 from_seq, to_seq = block.messages[0][0].sequence, block.messages[-1][0].sequence
                 await self._know(block, from_seq)
-                rows, columns = await make_rows(self._log, block, self._memory)
-                await self._ready.put(_Ready(rows, columns, from_seq, to_seq))
+                rows = await make_rows(self._log, block, self._memory)
+                await self._ready.put(_Ready(rows, await make_columns(rows), from_seq, to_seq))
             self.progress.lag = follower.lag
 
     async def _write_ready(self) -> None:
@@ -245,8 +242,8 @@ class LogWriter:
 
     async def _insert(self, block: Block, from_seq: int, to_seq: int) -> None:
         await self._know(block, from_seq)
-        rows, columns = await make_rows(self._log, block, self._memory)
-        await self._insert_rows(rows, columns, from_seq, to_seq, repeated=True)
+        rows = await make_rows(self._log, block, self._memory)
+        await self._insert_rows(rows, await make_columns(rows), from_seq, to_seq, repeated=True)
         await self._merger.resume()
         self.progress.written_through = to_seq
 

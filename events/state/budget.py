@@ -266,8 +266,7 @@ class Budget:
             return
         if not request.unknown:
             request.draw.free(request.bound)
-        if request.counted is not None:
-            self._overrun(request, ZERO)
+        self._overrun(request, ZERO)
         self._close(name, request, ZERO)
 
     def _resolve(self, idempotency: str, by: str, at_ns: int) -> None:
@@ -285,8 +284,7 @@ class Budget:
             self._close_resolved(name, request)
 
     def _close_resolved(self, name: str, request: Open) -> None:
-        if request.counted is not None:
-            self._overrun(request, ZERO)
+        self._overrun(request, ZERO)
         self._close(name, request, only(REQUESTS, request.bound[REQUESTS]))
 
     def _close(self, name: str, request: Open, cost: Four) -> None:

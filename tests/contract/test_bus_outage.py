@@ -182,6 +182,13 @@ async def test_who_is_told_at_once_and_fails_does_not_deafen_the_connection(
     assert "ValueError" in caplog.text
     await subscription.unsubscribe()
     await connection.bus.flush()
+    await control.publish(FEED, b"late")
+    await control.flush()
+    await connection.bus.flush()
+    assert heard == [b"one", b"bad", b"two"]
+    client = connection._link._client
+    assert client is not None
+    assert deliver not in client._at_once.values(), "who unsubscribes is forgotten: a follower is large"
 
 
 async def test_a_flush_that_was_given_up_costs_nothing(nats_server: RunningNats) -> None:
