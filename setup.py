@@ -46,6 +46,8 @@ MODULES = (
     "events/log/group.py",
     "events/log/writer.py",
     "schemas/ids.py",
+    "schemas/prices.py",
+    "schemas/refusals.py",
 )
 
 

@@ -204,7 +204,11 @@ class Governor:
     def known_caller(self, key: KeyPolicy, identity: Sequence[str]) -> Caller | Unregistered | Refusal:
         """Step 3: the key with its agent. `identity`: values of X-Agent-Identity."""
         found = access.identify(self._node.snapshot, key, identity)
-        return found if isinstance(found, Unregistered | Refusal) else self._node.callers.get(key, *found)
+        if isinstance(found, Refusal):
+            return found
+        if isinstance(found, Unregistered):
+            return found
+        return self._node.callers.get(key, found[0], found[1])
 
     async def register(self, key: KeyPolicy, unregistered: Unregistered) -> Caller | Refusal:
         """Step 3 for an agent that a declared identity names for the first time."""

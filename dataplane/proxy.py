@@ -18,7 +18,7 @@ from dataplane.adapters import neutral
 from dataplane.adapters.port import Call, Outcome, Outgoing, Reading, Rendered
 from dataplane.adapters.scan import IDENTITY, Seen, scan
 from dataplane.answer import Answer, whole
-from dataplane.core.access import Caller, Unregistered, allow, allow_model
+from dataplane.core.access import Caller, Unregistered, allow, allow_model, token_bytes
 from dataplane.core.lines import must_be_bounded
 from dataplane.core.path import parse_target
 from dataplane.core.repeats import repeat_digest
@@ -207,7 +207,7 @@ class Proxy:
         tokens = destination.adapter.find_tokens(call)
         for token in tokens:
             if token.startswith(ids.TOKEN_PREFIX):
-                exchange.token = token.encode("utf-8", "surrogateescape")
+                exchange.token = token_bytes(token)
         found = self._governor.lookup(tokens)
         if isinstance(found, Refusal):
             return found

@@ -15,8 +15,6 @@ connection is closed too.
 import asyncio
 from typing import Final
 
-from msgspec.structs import replace
-
 from dataplane.adapters.port import Meter, Outcome
 from dataplane.answer import Answer
 from dataplane.core.scrub import mask
@@ -118,11 +116,11 @@ class Relay:
         known = await self._governor.object(outcome.object.ref, carriage.admission)
         if not isinstance(known, ObjectAnswer):
             # Nobody can say now: the earlier attempt stays as it is, held if its outcome is unknown.
-            return replace(outcome, object=None, replayed=False)
+            return outcome.without_object(replayed=False)
         counted = known.counted_usd_nanos
         if counted is None or (known.earlier_unknown and outcome.object.exposure_nanos > counted):
             return outcome
-        return replace(outcome, object=None)
+        return outcome.without_object(replayed=True)
 
 
 def _in_one(carriage: Carriage, response: UpstreamResponse, body: bytes) -> Answer:

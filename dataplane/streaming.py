@@ -16,8 +16,6 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from msgspec.structs import replace
-
 from dataplane.adapters.port import Meter, Outcome
 from dataplane.answer import Answer, client_keeps_up, lags
 from dataplane.core.scrub import Scrubber, mask
@@ -225,4 +223,4 @@ def incomplete(carriage: Carriage, meter: Meter, error: str) -> Outcome:
     if carriage.reading.reads_only:
         return lost_outcome(carriage, error)
     outcome = meter.finish(complete=False)
-    return outcome if outcome.outcome == "settled" else replace(outcome, error=error)
+    return outcome if outcome.outcome == "settled" else outcome.with_error(error)

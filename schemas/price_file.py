@@ -115,7 +115,7 @@ def _tier(table: "_Table") -> Tier:
 def _rates(table: "_Table") -> Rates:
     plain = table.picos("input")
     return Rates(
-        input=plain,
+        plain,
         cached=table.picos("cached") if "cached" in table.nodes else plain,
         cache_write=table.picos("cache_write") if "cache_write" in table.nodes else plain,
         output=table.picos("output"),

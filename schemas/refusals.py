@@ -5,32 +5,39 @@ travels as `X-Ringfence-Refusal`. Statuses were chosen so that no official SDK r
 itself (docs/adr/0003-refusal-statuses.md); `cap_status` changes a cap's status per upstream.
 """
 
-from typing import Literal
-
-import msgspec
+from typing import Final, Literal, NamedTuple, final
 
 Blame = Literal["caller", "policy", "vendor", "operator", "gateway"]
 
 
-class Refusal(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One refused request.
+@final
+class Refusal:
+    """One refused request. A plain class: every step of a request asks whether it got one.
 
     `message` says what was wrong in this case and carries no secret; `details` are the figures a program may
     want (account, window, cap_usd, remaining_usd, resets_at, rule, ...); `retry_after_s` is set only where
     trying again later truly helps within a short time.
     """
 
-    code: str
-    message: str
-    details: dict[str, str] = {}
-    retry_after_s: float | None = None
+    __slots__ = ("code", "details", "message", "retry_after_s")
+
+    def __init__(
+        self, code: str, message: str, details: dict[str, str] | None = None, retry_after_s: float | None = None
+    ) -> None:
+        self.code: Final = code
+        self.message: Final = message
+        self.details: Final[dict[str, str]] = {} if details is None else details
+        self.retry_after_s: Final = retry_after_s
 
     @property
     def kind(self) -> "RefusalKind":
         return REFUSALS[self.code]
 
+    def __repr__(self) -> str:
+        return f"Refusal({self.code}: {self.message})"
 
-class RefusalKind(msgspec.Struct, frozen=True):
+
+class RefusalKind(NamedTuple):
     status: int
     blame: Blame
     remedy: str
@@ -40,7 +47,7 @@ def _k(status: int, blame: Blame, remedy: str) -> RefusalKind:
     return RefusalKind(status, blame, remedy)
 
 
-REFUSALS: dict[str, RefusalKind] = {
+REFUSALS: Final[dict[str, RefusalKind]] = {
     # 1. Route
     "path_not_canonical": _k(
         400,

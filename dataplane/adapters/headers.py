@@ -6,7 +6,6 @@ what is meant for the gateway itself. So a credential in an unusual header never
 that the gateway puts in. Back to the client everything passes but framing, cookies and the vendor's account.
 """
 
-from functools import lru_cache
 from typing import Final
 
 from dataplane.adapters.port import Headers
@@ -23,7 +22,9 @@ _DROPPED_BACK: Final = HOP_BY_HOP | {
     b"stripe-account",
     b"stripe-context",
 }
-_KEPT, _GONE, _NAMES_OTHERS = 0, 1, 2
+_KEPT: Final = 0
+_GONE: Final = 1
+_NAMES_OTHERS: Final = 2
 _OPTIONS: Final = frozenset({b"keep-alive", b"Keep-Alive", b"close"})
 """Connection headers as nearly all are: they name no other header."""
 _NO_COMPRESSION: Final = (b"Accept-Encoding", b"identity")
@@ -51,7 +52,9 @@ def relayed(headers: Headers) -> list[Header]:
     kept: list[Header] = []
     named: list[bytes] = []
     for pair in headers:
-        fate = _fate_back(pair[0])
+        fate = _known.get(pair[0])
+        if fate is None:
+            fate = _learn(pair[0])
         if fate == _KEPT:
             kept.append(pair)
         elif fate == _NAMES_OTHERS:
@@ -59,9 +62,19 @@ def relayed(headers: Headers) -> list[Header]:
     return _without_named(kept, named) if named else kept
 
 
-@lru_cache(MAX_SPELLINGS)
+_known: Final[dict[bytes, int]] = {}
+"""What becomes of a vendor's header, by its spelling."""
+
+
+def _learn(name: bytes) -> int:
+    if len(_known) >= MAX_SPELLINGS:
+        _known.clear()
+    fate = _known[name] = _fate_back(name)
+    return fate
+
+
 def _fate_back(name: bytes) -> int:
-    """What becomes of a vendor's header. (The upstream client bounds the length of names.)"""
+    """(The upstream client bounds the length of names.)"""
     lower = name.lower()
     if lower == b"connection":
         return _NAMES_OTHERS

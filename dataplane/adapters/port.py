@@ -9,12 +9,13 @@ and `refuse` / `stream_error` wherever it ends early. An adapter never does I/O,
 state between calls; a `Meter` keeps the state of one answer.
 
 Every bound and every settled amount counts the request itself (`requests=1`).
+
+The values are plain classes rather than structs: every step of a request asks them, and compiled (setup.py) a member of
+a plain class is read without a lookup. Nobody changes one, but for a call's body.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
-
-import msgspec
+from typing import Any, Final, Literal, NamedTuple, Protocol, final
 
 from dataplane.adapters.scan import Seen
 from events.types import ObjectExposure
@@ -27,7 +28,8 @@ Headers = Sequence[tuple[bytes, bytes]]
 """As received: names in any case, order and repeats kept. Adapters compare names in lower case."""
 
 
-class Call(msgspec.Struct):
+@final
+class Call:
     """One request as it arrived, its path already canonical.
 
     `path` begins with '/', holds no query; the upstream's own prefix is gone. `query` is raw, without '?'.
@@ -35,13 +37,25 @@ class Call(msgspec.Struct):
     compressed: `Content-Encoding` was refused. It is filled in last, once the caller is known; nothing else changes.
     """
 
-    upstream: str
-    method: str
-    path: str
-    segments: tuple[str, ...]
-    query: bytes
-    seen: Seen
-    body: bytes = b""
+    __slots__ = ("body", "method", "path", "query", "seen", "segments", "upstream")
+
+    def __init__(
+        self,
+        upstream: str,
+        method: str,
+        path: str,
+        segments: tuple[str, ...],
+        query: bytes,
+        seen: Seen,
+        body: bytes = b"",
+    ) -> None:
+        self.upstream: Final = upstream
+        self.method: Final = method
+        self.path: Final = path
+        self.segments: Final = segments
+        self.query: Final = query
+        self.seen: Final = seen
+        self.body = body
 
     def __repr__(self) -> str:
         """Without headers, query and body: they hold the vault key and whatever the agent sends."""
@@ -51,7 +65,8 @@ class Call(msgspec.Struct):
         return [("", f"{self.upstream} {self.method} {self.path}")]
 
 
-class Reading(msgspec.Struct, frozen=True):
+@final
+class Reading:
     """What the adapter understood of a call.
 
     `operation` names it in the vendor's words (`payment_intents.create`); "" = not known to the adapter.
@@ -62,15 +77,40 @@ class Reading(msgspec.Struct, frozen=True):
     credential's own. `inject_usage`: the adapter adds a usage report and strips it again.
     """
 
-    operation: str
-    reads_only: bool = False
-    model: str = ""
-    stream: bool = False
-    wants: str = ""
-    params: Any = None
-    idempotency: str = ""
-    account: str = ""
-    inject_usage: bool = False
+    __slots__ = (
+        "account",
+        "idempotency",
+        "inject_usage",
+        "model",
+        "operation",
+        "params",
+        "reads_only",
+        "stream",
+        "wants",
+    )
+
+    def __init__(
+        self,
+        operation: str,
+        *,
+        reads_only: bool = False,
+        model: str = "",
+        stream: bool = False,
+        wants: str = "",
+        params: Any = None,
+        idempotency: str = "",
+        account: str = "",
+        inject_usage: bool = False,
+    ) -> None:
+        self.operation: Final = operation
+        self.reads_only: Final = reads_only
+        self.model: Final = model
+        self.stream: Final = stream
+        self.wants: Final = wants
+        self.params: Final = params
+        self.idempotency: Final = idempotency
+        self.account: Final = account
+        self.inject_usage: Final = inject_usage
 
     def __repr__(self) -> str:
         """Without the parameters."""
@@ -80,16 +120,20 @@ class Reading(msgspec.Struct, frozen=True):
         return [("", self.operation)]
 
 
-class Outgoing(msgspec.Struct, frozen=True):
+@final
+class Outgoing:
     """What goes to the vendor's origin (`Adapter.origin`): target, headers but for Host and framing, body.
 
     The target is path and query, raw, and begins with the prefix of the configured base URL.
     """
 
-    method: str
-    target: bytes
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
+    __slots__ = ("body", "headers", "method", "target")
+
+    def __init__(self, method: str, target: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        self.method: Final = method
+        self.target: Final = target
+        self.headers: Final = headers
+        self.body: Final = body
 
     def __repr__(self) -> str:
         """Without headers and body: they hold the real credential."""
@@ -99,7 +143,7 @@ class Outgoing(msgspec.Struct, frozen=True):
         return [("", self.method)]
 
 
-class Rendered(msgspec.Struct, frozen=True):
+class Rendered(NamedTuple):
     """A refusal in the vendor's own error shape."""
 
     status: int
@@ -107,7 +151,8 @@ class Rendered(msgspec.Struct, frozen=True):
     body: bytes
 
 
-class Outcome(msgspec.Struct, frozen=True):
+@final
+class Outcome:
     """What an answer proved. `unknown`: nothing trustworthy; the bound stays held.
 
     `object`: what a vendor's object has moved or may still move; its meter is then settled by difference and left
@@ -118,16 +163,85 @@ class Outcome(msgspec.Struct, frozen=True):
     counted it, or if an earlier attempt has no known outcome and the exposure is above what is counted.
     """
 
-    outcome: Literal["settled", "unknown"]
-    actual: Amounts = NOTHING
-    object: ObjectExposure | None = None
-    model: str = ""
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0
-    tool_calls: int = 0
-    error: str = ""
-    replayed: bool = False
+    __slots__ = (
+        "actual",
+        "cached_tokens",
+        "error",
+        "input_tokens",
+        "model",
+        "object",
+        "outcome",
+        "output_tokens",
+        "replayed",
+        "tool_calls",
+    )
+
+    def __init__(
+        self,
+        outcome: Literal["settled", "unknown"],
+        actual: Amounts = NOTHING,
+        object: ObjectExposure | None = None,  # noqa: A002 - the vendor's word
+        model: str = "",
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        cached_tokens: int = 0,
+        tool_calls: int = 0,
+        error: str = "",
+        *,
+        replayed: bool = False,
+    ) -> None:
+        self.outcome: Final[Literal["settled", "unknown"]] = outcome
+        self.actual: Final = actual
+        self.object: Final = object
+        self.model: Final = model
+        self.input_tokens: Final = input_tokens
+        self.output_tokens: Final = output_tokens
+        self.cached_tokens: Final = cached_tokens
+        self.tool_calls: Final = tool_calls
+        self.error: Final = error
+        self.replayed: Final = replayed
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Outcome) and self._members() == other._members()
+
+    __hash__ = None  # type: ignore[assignment]  # what is compared by its members, and kept in no set
+
+    def __repr__(self) -> str:
+        return f"Outcome{self._members()}"
+
+    def with_error(self, error: str) -> "Outcome":
+        return self._again(self.object, error, replayed=self.replayed)
+
+    def without_object(self, *, replayed: bool) -> "Outcome":
+        return self._again(None, self.error, replayed=replayed)
+
+    def _members(self) -> tuple[object, ...]:
+        return (
+            self.outcome,
+            self.actual,
+            self.object,
+            self.model,
+            self.input_tokens,
+            self.output_tokens,
+            self.cached_tokens,
+            self.tool_calls,
+            self.error,
+            self.replayed,
+        )
+
+    def _again(self, exposure: ObjectExposure | None, error: str, *, replayed: bool) -> "Outcome":
+        return Outcome(
+            self.outcome,
+            self.actual,
+            exposure,
+            self.model,
+            self.input_tokens,
+            self.output_tokens,
+            self.cached_tokens,
+            self.tool_calls,
+            error,
+            replayed=replayed,
+        )
 
 
 class Meter(Protocol):

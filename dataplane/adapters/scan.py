@@ -6,7 +6,6 @@ steps that judge them; everything else either passes as it came or is dropped.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Final
 
 from schemas.ids import TOKEN_PREFIX
@@ -131,7 +130,9 @@ def scan(headers: Sequence[Header]) -> Seen:
     special: dict[bytes, list[bytes]] = {}
     for pair in headers:
         spelling = pair[0]
-        kind = _known(spelling) if len(spelling) <= MAX_KEPT_BYTES else _kind(spelling)
+        kind = _known.get(spelling)
+        if kind is None:
+            kind = _learn(spelling)
         if kind.passes and pair[1].find(_TOKEN) < 0:
             passing.append(pair)
         name = kind.special
@@ -152,4 +153,13 @@ def _kind(spelling: bytes) -> _Kind:
     return _Kind(special, passes=passes)
 
 
-_known: Final = lru_cache(MAX_SPELLINGS)(_kind)
+_known: Final[dict[bytes, _Kind]] = {}
+
+
+def _learn(spelling: bytes) -> _Kind:
+    kind = _kind(spelling)
+    if len(spelling) <= MAX_KEPT_BYTES:
+        if len(_known) >= MAX_SPELLINGS:
+            _known.clear()
+        _known[spelling] = kind
+    return kind

@@ -8,6 +8,8 @@ import json
 from json.scanner import make_scanner
 from typing import Any, Final, NamedTuple, NoReturn
 
+import msgspec
+
 
 class Malformed(NamedTuple):
     """What is wrong with a body, in words that quote no values of it."""
@@ -24,6 +26,44 @@ def parse_json_object(body: bytes) -> dict[str, Any] | Malformed:
 
     UTF-8 only, no byte order mark, no NaN or Infinity, no text after the object. Integers stay exact.
     """
+    try:
+        quick = _DECODER.decode(body)
+        if type(quick) is dict and _each_name_once(body, _names(quick)):
+            return quick
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass  # what is wrong is said below, or that nothing is
+    return _parse_closely(body)
+
+
+def _each_name_once(body: bytes, names: int) -> bool:
+    """Whether a body that holds `names` names once it is decoded, where of equal ones the last has won, holds no more
+    than these: each has a colon of its own. False: perhaps; a text may hold colons, too.
+    """
+    if body.count(b":") == names:
+        return True
+    # A text's own quotes are escaped, so `":` is the end of a name, or the beginning of a text that begins so.
+    return body.count(b'":') == names and not any(body.find(blank) >= 0 for blank in _BLANKS_BEFORE_COLON)
+
+
+def _names(value: Any) -> int:
+    """How many names there are in all objects of a decoded value."""
+    count = 0
+    if type(value) is dict:
+        count = len(value)
+        for member in value.values():
+            kind = type(member)
+            if kind is dict or kind is list:
+                count += _names(member)
+    elif type(value) is list:
+        for member in value:
+            kind = type(member)
+            if kind is dict or kind is list:
+                count += _names(member)
+    return count
+
+
+def _parse_closely(body: bytes) -> dict[str, Any] | Malformed:
+    """The same at three times the cost: it sees every pair."""
     try:
         text = body.decode().strip(_BLANKS)
         value, end = _scan(text, 0)
@@ -54,7 +94,7 @@ def _no_constant(_: str) -> NoReturn:
 
 
 _BLANKS: Final = " \t\n\r"
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
-_scan: Final = make_scanner(_DECODER)  # type: ignore[arg-type]  # the stubs name the wrong class
-"""One value at a place of a text, and where it ends. `decode` is this with a look for blanks around it, which costs a
-third of all it does for a short body."""
+_BLANKS_BEFORE_COLON: Final = (b" :", b"\t:", b"\n:", b"\r:")
+_DECODER: Final = msgspec.json.Decoder()
+_scan: Final = make_scanner(json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant))  # type: ignore[arg-type]  # the stubs name the wrong class
+"""One value at a place of a text, and where it ends. `decode` would look for blanks around it, too."""

@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from msgspec.structs import replace
 from sim.books import METERS
 from sim.observer import Observer
 from sim.vendor import Answer, Plan, Vendor
@@ -173,11 +172,11 @@ class Traffic:
         assert outcome.object is not None
         known = await self._governor.object(outcome.object.ref, admission)
         if isinstance(known, Refusal):
-            return replace(outcome, object=None, replayed=False)
+            return outcome.without_object(replayed=False)
         counted = known.counted_usd_nanos
         if counted is None or (known.earlier_unknown and outcome.object.exposure_nanos > counted):
             return outcome
-        return replace(outcome, object=None)
+        return outcome.without_object(replayed=True)
 
     async def _relay(self, record: Record, admission: Admission, cut: list[Refusal]) -> bool:
         """A stream's chunks, one by one. False: it was cut."""

@@ -66,7 +66,7 @@ class StreamMeter:
             return Outcome("unknown", model=self._pricing.asked_model, tool_calls=self._tool_calls, error=error)
         report.tool_calls = self._tool_calls
         outcome = settle(report, self._pricing)
-        return msgspec.structs.replace(outcome, error=outcome.error or self._error)
+        return outcome.with_error(outcome.error or self._error)
 
     def _take(self, event: bytes) -> bytes:
         """Read one event; the bytes of it that the client gets. Most events are looked at, not decoded."""
