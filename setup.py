@@ -22,6 +22,7 @@ FOLDERS = ("dataplane/core", "dataplane/adapters", "dataplane/upstream")
 
 MODULES = (
     "dataplane/admit.py",
+    "dataplane/answer.py",
     "dataplane/dispatch.py",
     "dataplane/door.py",
     "dataplane/ends.py",
@@ -30,6 +31,7 @@ MODULES = (
     "dataplane/feed.py",
     "dataplane/governor.py",
     "dataplane/heads.py",
+    "dataplane/incoming.py",
     "dataplane/inflight.py",
     "dataplane/intake.py",
     "dataplane/journal.py",

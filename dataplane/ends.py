@@ -110,6 +110,8 @@ class Ends:
 
     def correct_rates(self, takes: list[Take], taken: list[Taken], tokens: int) -> None:
         """Tokens were taken by the bound; give back what was not used. (The request itself stays counted.)"""
+        if not takes:
+            return
         for take, counted in zip(takes, taken, strict=True):
             if take.tokens:
                 self._node.limits.correct(take.bucket, counted, tokens, self._node.clock.elapsed_ns())

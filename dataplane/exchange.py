@@ -4,9 +4,8 @@ import asyncio
 from enum import IntEnum
 from typing import Final
 
-from aiohttp.web import BaseRequest
-
 from dataplane.adapters.port import Call, Outgoing, Reading
+from dataplane.incoming import Incoming
 from dataplane.inflight import Admission, Wanted
 from dataplane.upstreams import Destination
 from schemas.amounts import NOTHING, Amounts
@@ -44,11 +43,11 @@ class Exchange:
         "who",
     )
 
-    def __init__(self, request: BaseRequest, request_id: str, began_ns: int) -> None:
+    def __init__(self, request: Incoming, request_id: str, began_ns: int) -> None:
         self.request = request
         self.request_id = request_id
         self.began_ns = began_ns
-        self.client = request.remote or ""
+        self.client = request.client
         self.method = request.method
         self._transport = request.transport
         self.path = ""
@@ -135,7 +134,7 @@ class Carriage:
         admission.on_cut = self.stop
 
     @property
-    def request(self) -> BaseRequest:
+    def request(self) -> Incoming:
         return self.exchange.request
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
 
-from aiohttp.web import BaseRequest
+from dataplane.incoming import Incoming
 
 Header = tuple[bytes, bytes]
 
@@ -22,7 +22,7 @@ BODILESS: Final = frozenset({204, 304})
 """Answers that have no body and announce none."""
 
 
-def head(status: int, headers: Sequence[Header], framing: bytes, request: BaseRequest, *, keep_alive: bool) -> bytes:
+def head(status: int, headers: Sequence[Header], framing: bytes, request: Incoming, *, keep_alive: bool) -> bytes:
     """Status line and headers. `framing`: the header line that says where the body ends, with its line end, or b""."""
     return _head(status, headers, framing + _connection(request, keep_alive=keep_alive))
 
@@ -54,12 +54,12 @@ def chunk(data: bytes) -> bytes:
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
-def keeps_alive(request: BaseRequest) -> bool:
+def keeps_alive(request: Incoming) -> bool:
     """Whether the connection can serve another request: the client wants it, and its body has arrived whole."""
-    return request.keep_alive and request.content.is_eof()
+    return request.keep_alive and request.complete
 
 
-def _connection(request: BaseRequest, *, keep_alive: bool) -> bytes:
+def _connection(request: Incoming, *, keep_alive: bool) -> bytes:
     if not keep_alive:
         return b"Connection: close\r\n"
     return b"Connection: keep-alive\r\n" if request.version < (1, 1) else b""

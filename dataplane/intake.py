@@ -7,9 +7,10 @@ What would let a vendor read another body than the adapter did (compression, oth
 import asyncio
 from typing import Final
 
-from aiohttp.web import BaseRequest, RequestPayloadError
+from aiohttp.web import RequestPayloadError
 
 from dataplane.adapters.scan import Seen
+from dataplane.incoming import Incoming
 from schemas.refusals import Refusal, refuse
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -73,12 +74,13 @@ class Bodies:
     def __init__(self) -> None:
         self.held_bytes = 0
 
-    def ready(self, request: BaseRequest, limit_bytes: int) -> bytes | Refusal | None:
+    def ready(self, request: Incoming, limit_bytes: int) -> bytes | Refusal | None:
         """The whole body if it is here already; None: `read` it. Whoever got bytes calls `done` with them, once."""
         content = request.content
         if not content.is_eof() or content.exception() is not None:
             return None
         body = content.read_nowait()
+        request.taken = True
         size = len(body)
         if size > SMALL_BYTES:
             if size > limit_bytes:
@@ -88,15 +90,14 @@ class Bodies:
             self.held_bytes += size
         return body if size <= limit_bytes else _too_large(limit_bytes)
 
-    async def read(self, request: BaseRequest, limit_bytes: int) -> bytes | Refusal:
+    async def read(self, request: Incoming, limit_bytes: int) -> bytes | Refusal:
         """The whole body, waited for. Whoever got bytes calls `done` with them, once."""
-        announced = request.headers.get("Content-Length", "")
-        length = int(announced) if announced.isascii() and announced.isdigit() else 0
+        length = request.announced_bytes
         if length > limit_bytes:
             return _too_large(limit_bytes)
         if length > MAX_HELD_BYTES - self.held_bytes:
             return _FULL
-        if "Expect" in request.headers and request.transport is not None:
+        if request.expects_continue and request.transport is not None:
             request.transport.write(_CONTINUE)
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
@@ -110,7 +111,7 @@ class Bodies:
         if len(body) > SMALL_BYTES:
             self.held_bytes -= len(body)
 
-    async def _gather(self, request: BaseRequest, limit_bytes: int) -> bytes | Refusal:
+    async def _gather(self, request: Incoming, limit_bytes: int) -> bytes | Refusal:
         parts: list[bytes] = []
         size = 0
         try:

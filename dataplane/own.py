@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from aiohttp.web import BaseRequest
 
 from dataplane.adapters.credentials import find_tokens
 from dataplane.adapters.port import Call
@@ -112,7 +111,7 @@ def _json(exchange: Exchange, status: int, body: dict[str, Any]) -> Answer:
 
 
 def _send(exchange: Exchange, status: int, content_type: bytes, body: bytes) -> Answer:
-    request: BaseRequest = exchange.request
+    request = exchange.request
     headers = [
         (b"Content-Type", content_type),
         (b"Cache-Control", b"no-store"),

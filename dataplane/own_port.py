@@ -11,15 +11,15 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from aiohttp.web import BaseRequest, StreamResponse
-
 from dataplane.adapters import neutral
-from dataplane.answer import whole
+from dataplane.answer import Answer, whole
 from dataplane.core.route import OwnRoute
 from dataplane.exchange import Exchange
+from dataplane.incoming import Incoming
 from dataplane.node_settings import NodeSettings
 from dataplane.own import OwnEndpoints
-from dataplane.server import Handler, listen
+from dataplane.server import listen
+from dataplane.serving import Handler
 from events.clock import Clock
 from events.tls import TlsContext
 from schemas import ids
@@ -59,7 +59,7 @@ async def own_port(own: OwnEndpoints, clock: Clock, node: NodeSettings, tls: Tls
 
 
 def _handler(own: OwnEndpoints, clock: Clock) -> Handler:
-    async def handle(request: BaseRequest) -> StreamResponse:
+    async def handle(request: Incoming) -> Answer:
         exchange = Exchange(request, ids.request_id(os.urandom(ids.ID_BYTES)), clock.elapsed_ns())
         path, _, query = request.raw_path.partition("?")
         if path in PATHS:

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from aiohttp.web import BaseRequest, StreamResponse
-
 from dataplane.adapters import neutral
 from dataplane.adapters.port import Call, Outcome, Outgoing, Reading, Rendered
 from dataplane.adapters.scan import IDENTITY, Seen, scan
@@ -29,6 +27,7 @@ from dataplane.door import OVERLOADED, Door
 from dataplane.exchange import Carriage, Exchange
 from dataplane.governor import Admission, Governor, Wanted
 from dataplane.heads import keeps_alive
+from dataplane.incoming import Incoming
 from dataplane.inflight import State
 from dataplane.intake import Bodies, check_message
 from dataplane.metrics import Metrics
@@ -81,11 +80,11 @@ class Proxy:
         self.door = Door(governor, destinations, clock, metrics, draw)
         metrics.sources.append(partial(edge_metrics, self._bodies, destinations))
 
-    async def handle(self, request: BaseRequest) -> StreamResponse:
+    async def handle(self, request: Incoming) -> Answer:
         """The server's handler. Raises CancelledError alone."""
         exchange = Exchange(request, ids.request_id(self._draw(ids.ID_BYTES)), self._clock.elapsed_ns())
         try:
-            connection: Any = request.protocol  # the server's own, which the door has seen before
+            connection: Any = request.connection  # the server's own, which the door has seen before
             return await self._serve(exchange, admitted=self.door.enter(connection, exchange.began_ns))
         except ConnectionError:
             return _nobody_there()
@@ -211,8 +210,9 @@ class Proxy:
         found = self._governor.lookup(tokens)
         if isinstance(found, Refusal):
             return found
-        exchange.key = found[0]
-        return self._governor.check_key(*found) or found
+        key, digest = found
+        exchange.key = key
+        return self._governor.check_key(key, digest) or found
 
     def _bound(
         self, destination: Destination, call: Call, reading: Reading, caller: Caller, known: ObjectAnswer | None

@@ -11,18 +11,18 @@ import math
 import select
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, NoReturn, cast
 
 from aiohttp import StreamReader, web
-from aiohttp.http import RawRequestMessage
-from aiohttp.web import BaseRequest, RequestHandler, StreamResponse
+from aiohttp.web import BaseRequest, RequestHandler
 
 from dataplane.adapters import neutral
-from dataplane.answer import UNREAD_BYTES, Unread, whole
+from dataplane.answer import UNREAD_BYTES, Answer, whole
 from dataplane.door import RETRY_AFTER_S, Door, Shed
 from dataplane.heads import message
-from dataplane.serving import ServingLoop
+from dataplane.incoming import Incoming, Unread
+from dataplane.serving import Handler, ServingLoop
 from schemas import ids
 from schemas.refusals import Refusal, refuse
 
@@ -55,16 +55,15 @@ _LATE = refuse("request_timeout", "the head of the request did not arrive in tim
 _FULL = refuse("overloaded", "this node serves no more connections now", retry_after_s=RETRY_AFTER_S)
 _log = logging.getLogger(__name__)
 
-Handler = Callable[[BaseRequest], Awaitable[StreamResponse]]
-
 
 class _Connection(ServingLoop):
     """One client's connection, with what the door remembers on it (dataplane.door)."""
 
-    __slots__ = ("_aligned", "_body", "_door", "_late", "_skip", "arrived_ns", "flow", "token", "turned_away", "unread")
+    __slots__ = ("_aligned", "_body", "_door", "_late", "_skip", "arrived_ns", "flow", "token", "turned_away")
 
     def __init__(self, server: "ProxyServer", **options: Any) -> None:
-        super().__init__(server, **options)
+        super().__init__(server, server.serve, server.unread, **options)
+        self.last = server.leaving
         self._door = server.door
         self._late: asyncio.TimerHandle | None = None
         self._skip = 0
@@ -74,7 +73,6 @@ class _Connection(ServingLoop):
         self.turned_away = False
         self.flow = ""
         self.token = b""
-        self.unread = server.unread
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, or say that there are too many."""
@@ -151,10 +149,6 @@ class _Connection(ServingLoop):
             return False
         return self._next_keepalive_close_time - KEEPALIVE_S <= before_s and not _bytes_wait(transport)
 
-    def leave(self, factory: Callable[..., BaseRequest]) -> None:
-        """Make the requests that come on it by `factory`."""
-        self._request_factory = factory
-
     def _head_is_here(self) -> None:
         if self._late is not None:
             self._late.cancel()
@@ -166,21 +160,12 @@ class _Connection(ServingLoop):
             _say(transport, _LATE, server.new_id())
         self.force_close()
 
-    def handle_error(
-        self,
-        request: BaseRequest,
-        status: int = 500,  # noqa: ARG002 - the server's own choice, of statuses and of texts
-        exc: BaseException | None = None,  # noqa: ARG002
-        message: str | None = None,  # noqa: ARG002
-    ) -> StreamResponse:
-        """Answer what the parser has refused. (The handler itself lets nothing through.)"""
+    def refuse_malformed(self, request: Incoming) -> Answer:
         server = self._manager
         if self._door is not None:
             self._door.withdraw(self)
         name = server.new_id() if isinstance(server, ProxyServer) else ""
         rendered = neutral.refuse(_MALFORMED, _MALFORMED.kind.status, name)
-        if request.writer.output_size > 0:
-            raise ConnectionResetError
         return whole(rendered.status, rendered.headers, rendered.body, request, keep_alive=False)
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
@@ -205,6 +190,11 @@ def _say(transport: asyncio.Transport, refusal: Refusal, request_id: str) -> Non
     transport.close()
 
 
+async def _never_called(_: BaseRequest) -> NoReturn:
+    """The server insists on a handler for its own kind of requests; its connections make ours."""
+    raise RuntimeError("a connection made a request of the server's kind")
+
+
 class ProxyServer(web.Server):
     """Makes one `_Connection` per client. `draw(n)` gives n random bytes, for the ids of refused messages.
 
@@ -212,9 +202,11 @@ class ProxyServer(web.Server):
     """
 
     def __init__(self, handler: Handler, draw: Callable[[int], bytes], door: Door | None, max_connections: int) -> None:
-        super().__init__(handler)
+        super().__init__(_never_called)
+        self.serve = handler
         self._draw = draw
         self.door = door
+        self.leaving = False
         self.max_connections = max_connections
         self.unread = Unread()
 
@@ -223,19 +215,16 @@ class ProxyServer(web.Server):
 
     def leave(self) -> None:
         """Serve on, but let every answer be the last on its connection."""
-        self.request_factory = self._last_request
+        self.leaving = True
         for connection in self.connections:
             if isinstance(connection, _Connection):
-                connection.leave(self._last_request)
+                connection.last = True
 
     def close_idle(self, before_s: float = math.inf) -> None:
         """Close the connections on which nothing has been going on since then (loop's time)."""
         for connection in self.connections:
             if isinstance(connection, _Connection) and connection.idle(before_s):
                 connection.force_close()
-
-    def _last_request(self, message: RawRequestMessage, *rest: Any) -> BaseRequest:
-        return self._make_request(message._replace(should_close=True), *rest)
 
     def __call__(self) -> RequestHandler:
         return _Connection(

@@ -3,27 +3,54 @@
 Before Python 3.12 aiohttp runs every request in a task of its own, so that context variables that one handler sets are
 not seen by the next. The proxy's handlers set none, and a task costs as much as a request's admission does. So a
 connection's requests are served one after the other in the task that the connection has anyway; and between an answer
-and the wait for the next request there is no turn of the loop, in which that could come unseen by the door. The
-answers, which are written whole, go out without the stages that aiohttp has for others. Access log and debug log are
-left out: the server uses neither.
+and the wait for the next request there is no turn of the loop, in which that could come unseen by the door. Requests
+and answers are the proxy's own, without what aiohttp has for others. Access log and debug log are left out, and so are
+upgrades, of which the proxy knows none: whoever asked for one gets an answer, and his connection is closed.
 """
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
 
 from aiohttp import StreamReader
 from aiohttp.http import RawRequestMessage
-from aiohttp.http_writer import StreamWriter
 from aiohttp.web import RequestHandler
 from aiohttp.web_protocol import ERROR, _ErrInfo
 
-from dataplane.answer import Answer, client_keeps_up, lags
+from dataplane.answer import Answer, client_keeps_up, lags, whole
+from dataplane.incoming import Incoming, Unread
+
+_MALFORMED = ERROR._replace(raw_headers=())
+"""Stands for what could not be read."""
+
+Handler = Callable[[Incoming], Awaitable[Answer]]
 
 
 class ServingLoop(RequestHandler):
-    """A connection whose requests share its task."""
+    """A connection whose requests share its task. `last`: its next answer is its last."""
 
-    __slots__ = ()
+    __slots__ = ("_serve", "client", "last", "unread")
+
+    def __init__(self, manager: Any, serve: Handler, unread: Unread, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._serve = serve
+        self.unread = unread
+        self.client = ""
+        self.last = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        name = self.peername
+        self.client = str(name[0]) if isinstance(name, tuple) else name or ""
+
+    async def drained(self) -> None:
+        await self._drain_helper()
+
+    def refuse_malformed(self, request: Incoming) -> Answer:
+        """The answer to what the parser has refused."""
+        return whole(HTTPStatus.BAD_REQUEST, [], b"", request, keep_alive=False)
 
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - the base's signature
         """Read on. Whoever takes a body asks for it, even where nothing was held back; then there is nothing to do."""
@@ -70,37 +97,32 @@ class ServingLoop(RequestHandler):
 
     async def _serve_one(self, message: "RawRequestMessage | _ErrInfo", payload: StreamReader) -> bool:
         """Serve one request. False: it was the connection's last."""
-        manager, factory, handler = self._manager, self._request_factory, self._request_handler
-        task = self._task_handler or asyncio.current_task()
-        if manager is None or factory is None or handler is None or task is None:
+        manager = self._manager
+        if manager is None:
             return False  # lost between the message's arrival and now
         manager.requests_count += 1
+        malformed = isinstance(message, _ErrInfo)
         if isinstance(message, _ErrInfo):
-            handler = self._make_error_handler(message)
-            message = ERROR
-        request = factory(message, payload, self, StreamWriter(self, self._loop), task)
+            message = _MALFORMED
+        keep_alive = not (message.should_close or self.last or self._upgraded)
+        request = Incoming(message, payload, self, keep_alive=keep_alive)
         self._request_in_progress = True
-        self._current_request = request
+        self._current_request = request  # type: ignore[assignment]  # what the base tells of a lost connection, it takes
         try:
-            answer = await handler(request)
-            self._current_request = None
-            if self._upgraded or not isinstance(answer, Answer):
-                _, gone = await self.finish_response(request, answer, None)
-            else:
-                transport = self.transport
-                gone = not answer.send(transport) or (lags(transport) and not await client_keeps_up(request))
+            answer = self.refuse_malformed(request) if malformed else await self._serve(request)
+            transport = self.transport
+            gone = not answer.send(transport) or (lags(transport) and not await client_keeps_up(request))
         finally:
             self._current_request = None
-            request._task = None  # type: ignore[assignment]  # noqa: SLF001 - as aiohttp does: the two hold each other
             self._request_in_progress = False
             if self._handler_waiter is not None:
                 self._handler_waiter.set_result(None)
         if gone:
             return False
-        self._keepalive = bool(answer.keep_alive)
-        if not payload.is_eof():
+        self._keepalive = answer.keep_alive
+        if not request.complete:
             await self._linger(payload)
-        return self._keepalive and not self._close and not self._force_close
+        return answer.keep_alive and not self._close and not self._force_close
 
     async def _linger(self, payload: StreamReader) -> None:
         """Read the rest of a body that nobody wanted, for a while: closing at once could reset the connection, and the

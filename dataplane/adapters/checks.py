@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection
-from typing import Final, NamedTuple
+from typing import Final, final
 
 from dataplane.adapters.forms import query_names
 from dataplane.adapters.port import Call
@@ -15,14 +15,18 @@ _ACCOUNT: Final = re.compile(r"[A-Za-z0-9_+-]{1,200}\Z")
 _ONCE: Final = frozenset({_CONTENT_TYPE, _IDEMPOTENCY})
 
 
-class Peek(NamedTuple):
+@final
+class Peek:
     """The headers that matter to an adapter. `content_type`: without parameters, lower case. `account`: what an
     allowed account-switching headers said, joined by '+', "" without one.
     """
 
-    content_type: bytes
-    idempotency: bytes
-    account: str
+    __slots__ = ("account", "content_type", "idempotency")
+
+    def __init__(self, content_type: bytes, idempotency: bytes, account: str) -> None:
+        self.content_type: Final = content_type
+        self.idempotency: Final = idempotency
+        self.account: Final = account
 
 
 def peek(call: Call, switches: frozenset[bytes], allowed: Collection[str]) -> Peek | Refusal:

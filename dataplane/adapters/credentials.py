@@ -15,6 +15,8 @@ from dataplane.adapters.scan import CREDENTIALS
 QUERY_NAMES: Final = frozenset({"key", "api_key", "apikey", "api-key", "access_token", "auth_token"})
 """Query parameters in which REST clients of some vendors send a key (Gemini: `?key=`)."""
 
+_HEADERS: Final = frozenset(CREDENTIALS)
+
 MAX_TOKENS: Final = 8
 """More credentials than any client has reason to send; each costs a digest."""
 
@@ -26,8 +28,12 @@ def find_tokens(call: Call) -> list[str]:
     """Distinct credentials, `Authorization` first, then vendors' own headers, then the query."""
     special = call.seen.special
     found: list[str] = []
-    for name in CREDENTIALS:
-        for value in special.get(name, ()):
+    # Few headers are special, so they are looked through; more than one credential is rare.
+    sent = [name for name in special if name in _HEADERS]
+    if len(sent) > 1:
+        sent.sort(key=CREDENTIALS.index)
+    for name in sent:
+        for value in special[name]:
             text = value.decode("latin-1").strip()
             if name == b"authorization":
                 found += _authorization(text)

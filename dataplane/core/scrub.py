@@ -94,6 +94,7 @@ def misplaced_token(target: bytes, headers: Sequence[tuple[bytes, bytes]], body:
         return "the query" if _TOKEN.search(target.partition(b"?")[0].decode("latin-1")) is None else "the path"
     if not token:
         return ""
-    if b"\n".join([b"\n".join(header) for header in headers]).find(token) >= 0:
-        return "a header"
+    for name, value in headers:
+        if value.find(token) >= 0 or name.find(token) >= 0:
+            return "a header"
     return "the body" if body.find(token) >= 0 else ""

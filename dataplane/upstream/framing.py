@@ -19,7 +19,7 @@ HTTP/1.0 and `Connection: close` are never kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, final
 
 _INTERESTING: Final = frozenset({b"content-length", b"transfer-encoding", b"connection", b"keep-alive"})
 _INTERESTING_LENGTHS: Final = frozenset({len(name) for name in _INTERESTING})
@@ -27,17 +27,23 @@ _MAX_LENGTH_DIGITS: Final = 18  # below 2**63, what the parser counts with; an e
 _MAX_HINT_DIGITS: Final = 6
 
 
-class Framing(NamedTuple):
+@final
+class Framing:
     """`length` bytes of body (None: chunked or until the end), and what becomes of the connection afterwards.
 
     `bodiless`: the body is empty whatever the head announces. `keepalive_s`: the upstream's own idle limit.
     """
 
-    length: int | None
-    bodiless: bool
-    until_close: bool
-    keep_alive: bool
-    keepalive_s: float | None
+    __slots__ = ("bodiless", "keep_alive", "keepalive_s", "length", "until_close")
+
+    def __init__(
+        self, length: int | None, *, bodiless: bool, until_close: bool, keep_alive: bool, keepalive_s: float | None
+    ) -> None:
+        self.length: Final = length
+        self.bodiless: Final = bodiless
+        self.until_close: Final = until_close
+        self.keep_alive: Final = keep_alive
+        self.keepalive_s: Final = keepalive_s
 
 
 def read_framing(
@@ -73,12 +79,13 @@ def read_framing(
     bodiless = head_only or status in {204, 304}
     if bodiless:
         close = close or (status == 204 and (chunked or bool(length)))
-        return Framing(0, True, False, not close, keepalive_s)
+        return Framing(0, bodiless=True, until_close=False, keep_alive=not close, keepalive_s=keepalive_s)
     until_close = length is None and not chunked
-    return Framing(length, False, until_close, not (close or until_close), keepalive_s)
+    keep_alive = not (close or until_close)
+    return Framing(length, bodiless=False, until_close=until_close, keep_alive=keep_alive, keepalive_s=keepalive_s)
 
 
-_NO_BODY: Final = Framing(0, True, False, True, None)
+_NO_BODY: Final = Framing(0, bodiless=True, until_close=False, keep_alive=True, keepalive_s=None)
 
 
 def _keepalive_hint_s(value: bytes) -> float | None:

@@ -9,7 +9,7 @@ were put in must be left.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, final
 
 from dataplane.upstream.errors import RequestInvalid
 
@@ -46,12 +46,16 @@ _METHODS_WITH_LENGTH: Final = frozenset({"POST", "PUT", "PATCH"})
 _USUAL_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-class Request(NamedTuple):
+@final
+class Request:
     """One request, ready for the wire: the encoded head, the body, and what reading the answer needs to know."""
 
-    head: bytes
-    body: bytes
-    head_only: bool
+    __slots__ = ("body", "head", "head_only")
+
+    def __init__(self, head: bytes, body: bytes, *, head_only: bool) -> None:
+        self.head: Final = head
+        self.body: Final = body
+        self.head_only: Final = head_only
 
 
 def encode_request(method: str, authority: bytes, target: bytes, headers: Sequence[Header], body: bytes) -> Request:
@@ -68,7 +72,7 @@ def encode_request(method: str, authority: bytes, target: bytes, headers: Sequen
     length = b"Content-Length: %d\r\n" % len(body) if body or method in _METHODS_WITH_LENGTH else b""
     start = b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (method.encode("ascii"), target, authority)
     head = b"%b%b\r\n%b\r\n" % (start, lines, length) if headers else b"%b%b\r\n" % (start, length)
-    return Request(head, body, method == "HEAD")
+    return Request(head, body, head_only=method == "HEAD")
 
 
 _known_names: set[bytes] = set()

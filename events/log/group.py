@@ -62,11 +62,14 @@ class WriterSettings:
     are already admitted, and answers to the control plane."""
 
 
-class Entry(NamedTuple, Generic[EventT]):
+class Entry(Generic[EventT]):
     """One call's events, and who waits for them (None: nobody)."""
 
-    events: Sequence[EventT]
-    waiter: asyncio.Future[Appended] | None
+    __slots__ = ("events", "waiter")
+
+    def __init__(self, events: Sequence[EventT], waiter: asyncio.Future[Appended] | None) -> None:
+        self.events: Final = events
+        self.waiter: Final = waiter
 
     def fail(self, error: Exception) -> None:
         if self.waiter is not None and not self.waiter.done():

@@ -6,23 +6,23 @@ import os
 from collections.abc import Awaitable, Callable
 
 import pytest
-from aiohttp.web import BaseRequest
 
 from dataplane.answer import Answer, whole
 from dataplane.heads import keeps_alive
+from dataplane.incoming import Incoming
 from dataplane.server import Listening, listen
 
 LIMIT_S = 20.0
 MB = 1024 * 1024
 
-Handler = Callable[[BaseRequest], Awaitable[Answer]]
+Handler = Callable[[Incoming], Awaitable[Answer]]
 
 
-def reply(request: BaseRequest, body: bytes) -> Answer:
+def reply(request: Incoming, body: bytes) -> Answer:
     return whole(200, [], body, request, keep_alive=keeps_alive(request))
 
 
-async def echo(request: BaseRequest) -> Answer:
+async def echo(request: Incoming) -> Answer:
     body = b"".join([piece async for piece in request.content.iter_any()])
     return reply(request, request.raw_path.encode() + b" %d" % len(body))
 
@@ -75,7 +75,7 @@ def test_a_body_beyond_every_buffer_is_read_to_its_end() -> None:
 def test_requests_of_a_connection_share_its_task() -> None:
     tasks: set[asyncio.Task[object] | None] = set()
 
-    async def note(request: BaseRequest) -> Answer:
+    async def note(request: Incoming) -> Answer:
         tasks.add(asyncio.current_task())
         return reply(request, b"")
 
@@ -89,7 +89,7 @@ def test_requests_of_a_connection_share_its_task() -> None:
 
 
 def test_a_body_that_nobody_wants_does_not_cost_the_answer() -> None:
-    async def refuse(request: BaseRequest) -> Answer:
+    async def refuse(request: Incoming) -> Answer:
         return reply(request, b"no")
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _: Listening) -> None:
@@ -105,7 +105,7 @@ def test_a_body_that_nobody_wants_does_not_cost_the_answer() -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError("secret"), ConnectionResetError("secret")])
 def test_a_handler_that_fails_costs_its_connection_alone(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    async def fail(request: BaseRequest) -> Answer:
+    async def fail(request: Incoming) -> Answer:
         if request.raw_path == "/fails":
             raise error
         return reply(request, b"well")
@@ -127,7 +127,7 @@ def test_closing_waits_for_the_answer_under_way() -> None:
     entered = asyncio.Event()
     go_on = asyncio.Event()
 
-    async def slow(request: BaseRequest) -> Answer:
+    async def slow(request: Incoming) -> Answer:
         entered.set()
         await go_on.wait()
         return reply(request, b"done")
@@ -150,7 +150,7 @@ def test_a_client_that_goes_does_not_stop_what_was_begun() -> None:
     entered = asyncio.Event()
     finished = asyncio.Event()
 
-    async def slow(request: BaseRequest) -> Answer:
+    async def slow(request: Incoming) -> Answer:
         entered.set()
         await asyncio.sleep(0.1)
         finished.set()

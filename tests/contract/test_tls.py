@@ -11,13 +11,14 @@ from pathlib import Path
 import aiohttp
 import msgspec
 import pytest
-from aiohttp import web
 from support.certificates import Authority
 from support.log_harness import insist, until
 from support.nats_cluster import RunningCluster, running_cluster
 from support.nats_server import running_nats
 
 from controlplane.up.nats.setup import write_config
+from dataplane.answer import Answer, whole
+from dataplane.incoming import Incoming
 from dataplane.server import Listening, listen
 from events.messaging.connection import connect
 from events.messaging.credentials import NatsCredentials
@@ -224,8 +225,8 @@ async def proxy(tmp_path: Path) -> AsyncIterator[tuple[Listening, Authority, obj
     authority = Authority(tmp_path / "proxy")
     tls = server_tls(authority.server())
 
-    async def handle(request) -> web.Response:
-        return web.Response(text="governed")
+    async def handle(request: Incoming) -> Answer:
+        return whole(200, [], b"governed", request, keep_alive=True)
 
     listening = await listen(handle, os.urandom, "127.0.0.1", 0, shared=True, tls=tls.ssl)
     yield listening, authority, tls
@@ -259,8 +260,8 @@ async def test_the_proxys_listener_speaks_tls_alone_and_takes_new_certificates(p
 
 
 async def test_a_listener_can_ask_clients_for_certificates(tmp_path: Path, ours: Authority, theirs: Authority) -> None:
-    async def handle(request) -> web.Response:
-        return web.Response(text="known")
+    async def handle(request: Incoming) -> Answer:
+        return whole(200, [], b"known", request, keep_alive=True)
 
     listening = await listen(
         handle, os.urandom, "127.0.0.1", 0, shared=True, tls=server_tls(ours.server(verify=True)).ssl

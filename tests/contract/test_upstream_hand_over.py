@@ -11,7 +11,7 @@ from dataplane.upstream.errors import UpstreamError
 from dataplane.upstream.framing import Framing
 from dataplane.upstream.response import UpstreamResponse
 
-FRAMING = Framing(None, False, False, True, None)
+FRAMING = Framing(None, bodiless=False, until_close=False, keep_alive=True, keepalive_s=None)
 SETTINGS = UpstreamSettings(read_high_water_bytes=64 * 1024)
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 PIECES = [random.Random(1).randbytes(60_000) for _ in range(50)]

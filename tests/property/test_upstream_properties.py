@@ -24,12 +24,13 @@ class Taken:
     """What a parser hands over."""
 
     def __init__(self) -> None:
-        self.head: tuple[int, bytes, tuple[tuple[bytes, bytes], ...], Framing] | None = None
+        self.head: tuple[int, bytes, tuple[tuple[bytes, bytes], ...], tuple[object, ...]] | None = None
         self.body = b""
 
     def take_head(self, status: int, reason: bytes, headers: list[tuple[bytes, bytes]], framing: Framing) -> None:
         assert self.head is None, "one head for one answer"
-        self.head = (status, reason, tuple(headers), framing)
+        ends = (framing.length, framing.bodiless, framing.until_close, framing.keep_alive, framing.keepalive_s)
+        self.head = (status, reason, tuple(headers), ends)
 
     def take_body(self, data: bytes) -> None:
         assert self.head is not None

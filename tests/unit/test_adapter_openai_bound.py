@@ -284,6 +284,7 @@ def test_without_a_version_in_the_base_url_the_path_needs_one() -> None:
     assert read(openai_adapter(), post_json("/chat/completions", {"model": "gpt-4o"})).operation == ""
 
 
+@pytest.mark.interpreted
 def test_the_short_way_bounds_as_the_long_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most requests need no closer look at their parameters; what they may cost is the same either way."""
     assert bounds._PLAIN_PARAMS < bounds.KNOWN_PARAMS
@@ -305,10 +306,11 @@ def test_the_short_way_bounds_as_the_long_one_does(monkeypatch: pytest.MonkeyPat
     assert any(not isinstance(end, str) for end in short)
 
 
-def _bound_or_reason(params: dict[str, Any]) -> bounds.Bound | str:
+def _bound_or_reason(params: dict[str, Any]) -> tuple[int, int, int] | str:
     price = packaged_prices().model("openai", "gpt-4o")
     assert price is not None
     try:
-        return bounds.bound_of({"model": "gpt-4o", **params}, 500, price)
+        bound = bounds.bound_of({"model": "gpt-4o", **params}, 500, price)
     except bounds.Unbounded as error:
         return str(error)
+    return bound.prompt_tokens, bound.output_tokens, bound.usd_nanos

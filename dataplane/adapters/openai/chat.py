@@ -16,7 +16,7 @@ tools, audio, files, content by reference, contract tiers, longer cache lifetime
 file does not know.
 """
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, final
 
 from schemas.prices import DEFAULT_TIER, ModelPrice
 
@@ -69,7 +69,7 @@ KNOWN_PARAMS: Final = frozenset(
 """Parameters whose effect on cost is nothing, or is computed here. The last few are compatible servers' own
 sampling parameters."""
 
-_PLAIN_PARAMS = frozenset(
+_PLAIN_PARAMS: Final = frozenset(
     {
         "frequency_penalty",
         "logit_bias",
@@ -115,12 +115,16 @@ class Unbounded(ValueError):
     """The request has no bound; the message names the parameter, never its value."""
 
 
-class Bound(NamedTuple):
+@final
+class Bound:
     """Tokens and nano-dollars at most."""
 
-    prompt_tokens: int
-    output_tokens: int
-    usd_nanos: int
+    __slots__ = ("output_tokens", "prompt_tokens", "usd_nanos")
+
+    def __init__(self, prompt_tokens: int, output_tokens: int, usd_nanos: int) -> None:
+        self.prompt_tokens: Final = prompt_tokens
+        self.output_tokens: Final = output_tokens
+        self.usd_nanos: Final = usd_nanos
 
 
 def bound_of(params: dict[str, Any], body_bytes: int, price: ModelPrice) -> Bound:
