@@ -62,6 +62,9 @@ _NO_BUDGET: Final = refuse("budget_unavailable", "the budget could not be reserv
 Held = tuple[LeaseDesk, dict[str, int]] | None
 """A reservation for which there is no intent yet."""
 
+Verdict = tuple[Caller, dict[str, int], int]
+"""The caller, its needs, and the elapsed time at which this was said."""
+
 
 LEASE_WAITS: Final = 8
 """The ledger gives up after `lease_wait_ms`, or eight times that while money is on its way back (rule G6); giving up
@@ -89,12 +92,13 @@ class Admitter:
             taken = await self._node.rates.take(takes, taken)
             if isinstance(taken, TooFast):
                 return _rate_limited(taken)
-        deadline_ns = self._node.clock.elapsed_ns() + self._lease_wait_ns
+        deadline_ns = 0
         refusal: Refusal = AGAIN
         for attempt in range(MAX_INTENTS):
             name = request_id if attempt == 0 else ids.request_id(self._node.draw(ids.ID_BYTES))
             admission = self._at_once(wanted, name, takes, taken)
             if admission is None:
+                deadline_ns = deadline_ns or self._node.clock.elapsed_ns() + self._lease_wait_ns
                 admission = await self._reserve(wanted, name, deadline_ns, takes, taken)
             if isinstance(admission, Refusal):
                 self._ends.correct_rates(takes, taken, 0)
@@ -129,11 +133,11 @@ class Admitter:
         verdict = self._judge(wanted)
         if isinstance(verdict, Refusal):
             return verdict
-        caller, needed = verdict
+        caller, needed, now_ns = verdict
         if not incarnation.desk.try_now(needed):
             return None
         admission = Admission(name, wanted, caller, incarnation, needed, takes, taken)
-        refusal = self._append_intent(admission)
+        refusal = self._append_intent(admission, now_ns)
         if refusal is None:
             return admission
         if refusal is AGAIN:
@@ -157,14 +161,14 @@ class Admitter:
                     if isinstance(verdict, Refusal):
                         return verdict
                     continue
-                caller, needed = verdict
+                caller, needed, now_ns = verdict
                 if held is not None and (held[0] is not incarnation.desk or held[1] != needed):
                     _give_up(held)
                     held = None
                 if held is not None or incarnation.desk.try_now(needed):
                     held = (incarnation.desk, needed)
                     admission = Admission(name, wanted, caller, incarnation, needed, takes, taken)
-                    refusal = self._append_intent(admission)
+                    refusal = self._append_intent(admission, now_ns)
                     if refusal is None:
                         return admission
                     if refusal is not AGAIN:
@@ -187,8 +191,8 @@ class Admitter:
             _give_up(held)
             raise
 
-    async def _decide(self, wanted: Wanted, deadline_ns: int) -> tuple[Caller, dict[str, int]] | Refusal:
-        """What the policy of this moment says: the caller and its needs, or a refusal. Awaits only a re-join."""
+    async def _decide(self, wanted: Wanted, deadline_ns: int) -> Verdict | Refusal:
+        """What the policy of this moment says. Awaits only a re-join."""
         node = self._node
         while (closed := node.closed()) is not None:
             if not node.joining() or node.clock.elapsed_ns() >= deadline_ns:
@@ -196,23 +200,25 @@ class Admitter:
             await asyncio.sleep(JOIN_POLL_S)
         return self._judge(wanted)
 
-    def _judge(self, wanted: Wanted) -> tuple[Caller, dict[str, int]] | Refusal:
+    def _judge(self, wanted: Wanted) -> Verdict | Refusal:
         """What the policy of this moment says of a request."""
         node = self._node
+        now_ns = node.clock.elapsed_ns()
+        at_ns = node.feed.now_at(now_ns)
         call = (wanted.upstream, wanted.method, wanted.segments, wanted.model)
-        caller, refusal = still_allowed(node.snapshot, wanted.caller, wanted.digest, node.feed.now_ns(), call)
+        caller, refusal = still_allowed(node.snapshot, wanted.caller, wanted.digest, at_ns, call)
         if refusal is not None:
             return refusal
-        plan = node.plan(caller)
+        plan = node.plan(caller, at_ns)
         if (refusal := check_single(plan, wanted.bound)) is not None:
             return refusal
-        return caller, needs(plan, wanted.bound)
+        return caller, needs(plan, wanted.bound), now_ns
 
-    def _append_intent(self, admission: Admission) -> Refusal | None:
-        """Queue the intent. AGAIN: the incarnation is over, and the reservation with it."""
+    def _append_intent(self, admission: Admission, now_ns: int) -> Refusal | None:
+        """Queue the intent, in the step in which it was judged. AGAIN: incarnation and reservation are over."""
         node, wanted, incarnation = self._node, admission.wanted, admission.incarnation
-        admission.at_ns = node.feed.now_ns()
-        admission.since_ns = node.clock.elapsed_ns()
+        admission.at_ns = node.feed.now_at(now_ns)
+        admission.since_ns = now_ns
         admission.mark = incarnation.desk.mark
         event = RequestAdmitted(
             request_id=admission.request_id,

@@ -90,7 +90,7 @@ class Dispatcher:
             if verdict is not None:
                 raise Forbidden
             if not carriage.sent_ns:
-                carriage.sent_ns = self._clock.elapsed_ns()
+                carriage.sent_ns = carriage.admission.sent_ns
 
         if len(outgoing.body) > SLICE_BYTES:
             carriage.interruptible(Phase.SENDING_LARGE)
@@ -119,7 +119,6 @@ class Dispatcher:
             raise
         finally:
             carriage.phase = Phase.OTHER
-        carriage.head_ns = self._clock.elapsed_ns()
         return response
 
     async def _admit_again(self, carriage: Carriage) -> None:

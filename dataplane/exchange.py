@@ -95,8 +95,8 @@ class Carriage:
         "cut",
         "destination",
         "exchange",
-        "head_ns",
         "outgoing",
+        "overhead_us",
         "phase",
         "reading",
         "sent_ns",
@@ -128,7 +128,7 @@ class Carriage:
         self.cut: Refusal | None = None
         self.client_gone = False
         self.sent_ns = 0
-        self.head_ns = 0
+        self.overhead_us = 0
         self.waited_ns = 0
         self.status = 0
         admission.on_cut = self.stop

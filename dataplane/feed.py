@@ -93,6 +93,10 @@ class Feed:
         """The control plane's time; 0 before anything was heard."""
         return self._time.now_ns(self._clock.elapsed_ns())
 
+    def now_at(self, elapsed_ns: int) -> int:
+        """The same at an instant of this machine's clock that was just read."""
+        return self._time.now_ns(elapsed_ns)
+
     def age_ns(self) -> int:
         """How long nothing has been heard."""
         return NEVER_NS if self._heard_ns is None else self._clock.elapsed_ns() - self._heard_ns

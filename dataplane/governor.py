@@ -226,7 +226,7 @@ class Governor:
 
     def plan(self, caller: Caller) -> Plan:
         """The caps that apply to a caller now."""
-        return self._node.plan(caller)
+        return self._node.plan(caller, self._node.feed.now_ns())
 
     async def object(self, ref: str, replayed_to: Admission | None = None) -> ObjectAnswer | Refusal:
         """What the ledger has counted for a vendor's object.
@@ -283,17 +283,20 @@ class Governor:
         incarnation = admission.incarnation
         if admission.state is State.ENDED or incarnation.over:
             return admission.refusal or AGAIN
-        appended = admission.appended
-        if appended is None or appended.duplicate or incarnation.log.proof_age_ns() >= self._node.proof_ttl_ns:
+        node, wanted, appended = self._node, admission.wanted, admission.appended
+        elapsed_ns = node.clock.elapsed_ns()
+        if appended is None or appended.duplicate or incarnation.log.proof_age_at(elapsed_ns) >= node.proof_ttl_ns:
             return STALE
-        node, wanted = self._node, admission.wanted
         call = (wanted.upstream, wanted.method, wanted.segments, wanted.model)
-        _, refusal = access.still_allowed(node.snapshot, admission.caller, wanted.digest, node.feed.now_ns(), call)
+        _, refusal = access.still_allowed(
+            node.snapshot, admission.caller, wanted.digest, node.feed.now_at(elapsed_ns), call
+        )
         if refusal is not None:
             if admission.unsent:
                 self._ends.withdraw(admission, refusal, refusal.code)
             return refusal
         admission.state = State.SENT
+        admission.sent_ns = elapsed_ns
         return None
 
     async def revalidate(self, admission: Admission) -> Refusal | None:

@@ -51,6 +51,7 @@ class Incarnation:
 class Admission:
     """One admitted request. `mark`: when it reserved, by its desk's count.
 
+    `since_ns`: when its intent was queued, `sent_ns`: when the write to the vendor was allowed (elapsed).
     `on_cut` is called once if it was sent and must stop; whoever relays it sets it.
     """
 
@@ -65,6 +66,7 @@ class Admission:
         "on_cut",
         "refusal",
         "request_id",
+        "sent_ns",
         "since_ns",
         "state",
         "taken",
@@ -92,6 +94,7 @@ class Admission:
         self.at_ns = 0
         self.mark = 0
         self.since_ns = 0
+        self.sent_ns = 0
         self.state = State.WAITING
         self.refusal: Refusal | None = None
         self.intent: asyncio.Future[Appended] | None = None

@@ -64,9 +64,9 @@ class Node:
     def incarnation(self) -> Incarnation | None:
         return self.membership.current
 
-    def plan(self, caller: Caller) -> Plan:
-        """The caps that apply to a caller now."""
-        plan, now_ns = caller.plan, self.feed.now_ns()
+    def plan(self, caller: Caller, now_ns: int) -> Plan:
+        """The caps that apply to a caller now, by the control plane's time."""
+        plan = caller.plan
         if plan is None or not holds(plan, self.snapshot, now_ns):
             plan = caller.plan = make_plan(self.snapshot, caller.accounts, now_ns)
         return plan

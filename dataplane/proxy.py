@@ -265,9 +265,8 @@ class Proxy:
             self._governor.settle(admission, Outcome("unknown", error="internal"), status=carriage.status)
         elif admission.state is not State.ENDED:
             self._governor.release(admission, "internal")
-        if carriage.sent_ns and carriage.waited_ns:
-            total_ns = self._clock.elapsed_ns() - carriage.exchange.began_ns
-            self._metrics.overhead_us.observe(max(0, total_ns - carriage.waited_ns) // 1000)
+        if carriage.waited_ns:
+            self._metrics.overhead_us.observe(carriage.overhead_us)
 
     def _ended(self, carriage: Carriage, refusal: Refusal) -> Answer:
         """No answer of the vendor. What was sent is on record by its settlement, what was not as a refusal."""

@@ -74,12 +74,14 @@ class Relay:
             except UpstreamError as error:
                 await self.settle(carriage, incomplete(carriage, meter, error.code))
                 raise Ended(answer_refusal(error)) from None
-        carriage.waited_ns = self._clock.elapsed_ns() - carriage.sent_ns
+        now_ns = self._clock.elapsed_ns()
+        carriage.waited_ns = now_ns - carriage.sent_ns
         out = meter.feed(body) + meter.flush() if body else meter.flush()
         outcome = meter.finish(complete=True)
         if outcome.replayed and outcome.object is not None:
             outcome = await self._as_of_now(carriage, outcome)
-        self._book(carriage, outcome)
+            now_ns = self._clock.elapsed_ns()
+        self._book(carriage, outcome, now_ns)
         return _in_one(carriage, response, out)
 
     async def _read_aside(self, carriage: Carriage, response: UpstreamResponse, meter: Meter) -> None:
@@ -95,18 +97,18 @@ class Relay:
         """Settle once; awaits only where a replayed answer's object must be looked up first."""
         if outcome.replayed and outcome.object is not None:
             outcome = await self._as_of_now(carriage, outcome)
-        self._book(carriage, outcome)
+        self._book(carriage, outcome, self._clock.elapsed_ns())
 
-    def _book(self, carriage: Carriage, outcome: Outcome) -> None:
-        now_ns = self._clock.elapsed_ns()
+    def _book(self, carriage: Carriage, outcome: Outcome, now_ns: int) -> None:
         total_ns = now_ns - carriage.exchange.began_ns
         waited_ns = carriage.waited_ns or (now_ns - carriage.sent_ns if carriage.sent_ns else 0)
+        carriage.overhead_us = max(0, total_ns - waited_ns) // 1000
         self._governor.settle(
             carriage.admission,
             outcome,
             status=carriage.status,
             latency_us=total_ns // 1000,
-            overhead_us=max(0, total_ns - waited_ns) // 1000,
+            overhead_us=carriage.overhead_us,
             client_gone=carriage.client_gone or (carriage.cut is None and carriage.exchange.deserted),
         )
 

@@ -97,8 +97,13 @@ def needs(plan: Plan, bound: Amounts) -> dict[str, int]:
     """Line -> amount, for every leased cap of which the bound takes something."""
     if not plan.leased:
         return {}
-    amounts = (bound.usd, bound.refund, bound.requests, bound.tokens)
-    return {cap.line: amounts[cap.meter] for cap in plan.leased if amounts[cap.meter] > 0}
+    amounts = [bound.usd, bound.refund, bound.requests, bound.tokens]
+    found: dict[str, int] = {}
+    for cap in plan.leased:
+        amount = amounts[cap.meter]
+        if amount > 0:
+            found[cap.line] = amount
+    return found
 
 
 def must_be_bounded(plan: Plan, meter: str) -> bool:

@@ -94,7 +94,6 @@ def misplaced_token(target: bytes, headers: Sequence[tuple[bytes, bytes]], body:
         return "the query" if _TOKEN.search(target.partition(b"?")[0].decode("latin-1")) is None else "the path"
     if not token:
         return ""
-    for name, value in headers:
-        if value.find(token) >= 0 or name.find(token) >= 0:
-            return "a header"
+    if b"\n".join([part for header in headers for part in header]).find(token) >= 0:  # one search, not one for each
+        return "a header"
     return "the body" if body.find(token) >= 0 else ""

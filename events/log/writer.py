@@ -165,9 +165,13 @@ class SoleWriterLog(Generic[EventT]):
 
     def proof_age_ns(self) -> int:
         """Age of the newest proof (A1); NO_PROOF_NS before the first, and at the end."""
+        return self.proof_age_at(self._clock_ns())
+
+    def proof_age_at(self, now_ns: int) -> int:
+        """The same at an instant of the writer's clock that was just read."""
         if self._proof_ns is None or self._end is not None:
             return NO_PROOF_NS
-        return self._clock_ns() - self._proof_ns
+        return now_ns - self._proof_ns
 
     def stalled_ns(self) -> int:
         """How long the message in flight has been waiting since its first send; 0 if none is."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dataplane.adapters.forms import parse_form
 from dataplane.adapters.splice import add_member, replace_member
 from dataplane.adapters.sse import SseSplitter, event_data
-from dataplane.adapters.strict import Malformed, parse_json_object
+from dataplane.adapters.strict import Malformed, _parse_closely, parse_json_object
 
 NAMES = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True)
 TEXTS = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=20)
@@ -55,6 +55,36 @@ def test_json_that_is_accepted_means_the_same_to_a_lenient_parser(body: bytes) -
     found = parse_json_object(body)
     if not isinstance(found, Malformed):
         assert json.loads(body) == found
+
+
+BLANK = st.sampled_from(["", "", "", " ", "\n", "\t", "\r"])
+NAME = st.sampled_from(['"a"', '"b"', '"\\u0061"', '":"', '"a\\":"', '"a :"', '""'])
+NUMBER = st.sampled_from(
+    ["0", "-0", "1.0", "1e400", "-1e-400", "123456789012345678901", "1E5", "01", "NaN", "-Infinity"]
+)
+LEAF = NUMBER | NAME | st.sampled_from(["true", "null", '"\\ud800"', '"://"', '" :"', '"\\\\"', "tru", '"', "\u00e9"])
+
+
+def _written(members: list[tuple[str, str, str, str]]) -> str:
+    return "{" + ",".join(f"{name}{before}:{after}{value}" for name, before, after, value in members) + "}"
+
+
+WRITTEN = st.recursive(
+    LEAF,
+    lambda inner: (
+        st.lists(st.tuples(NAME, BLANK, BLANK, inner), max_size=4).map(_written)
+        | st.lists(inner, max_size=3).map(lambda items: "[" + ",".join(items) + "]")
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.lists(st.tuples(NAME, BLANK, BLANK, WRITTEN), max_size=4).map(_written), BLANK)
+def test_the_quick_way_reads_json_as_the_close_one_does(text: str, end: str) -> None:
+    """Names that stand twice, in whatever spelling, colons in texts, blanks before colons, doubtful values."""
+    body = (text + end).encode()
+    quick, close = parse_json_object(body), _parse_closely(body)
+    assert repr(quick) == repr(close), "the same values, of the same types"
 
 
 @given(OBJECTS.filter(bool), VALUES, st.sampled_from([None, 1, " "]), st.booleans())
