@@ -18,6 +18,7 @@ class _Connection:
     turned_away = False
     flow = ""
     token = b""
+    digest = b""
 
 
 def measure(run: Run, row: str) -> float:

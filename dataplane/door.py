@@ -52,13 +52,14 @@ _STRANGERS: Final = ""
 class Connection(Protocol):
     """What the door remembers on a connection. `arrived_ns`: of the request that is counted, 0 for none.
 
-    `turned_away`: the next request is to be refused once it is parsed.
+    `turned_away`: the next request is to be refused once it is parsed. `digest`: of the token.
     """
 
     arrived_ns: int
     turned_away: bool
     flow: str
     token: bytes
+    digest: bytes
 
 
 class Shed(NamedTuple):
@@ -104,7 +105,8 @@ class Door:
         token = token_in(data)
         if token != connection.token:
             connection.token = token
-            connection.flow = self._flow(token)
+            connection.digest = hashlib.sha256(token).digest() if token else b""
+            connection.flow = self._flow(connection.digest)
         now_ns = self._clock.elapsed_ns()
         if (self._backlog.limit == CEILING or self._log_takes(connection.flow, now_ns)) and self.shedder.arrive(
             connection.flow
@@ -156,15 +158,15 @@ class Door:
 
     # ------------------------------------------------------------------ who
 
-    def _flow(self, token: bytes) -> str:
+    def _flow(self, digest: bytes) -> str:
         """Whose request it is. A key whose callers declare who they are is one flow: it is one caller's."""
-        key = self._key(token)
+        key = self._key(digest)
         if key is None:
             return _STRANGERS
         return key.agent or key.id
 
-    def _key(self, token: bytes) -> KeyPolicy | None:
-        return self._governor.snapshot.key_of(hashlib.sha256(token).digest()) if token else None
+    def _key(self, digest: bytes) -> KeyPolicy | None:
+        return self._governor.snapshot.key_of(digest) if digest else None
 
     # ------------------------------------------------------------------ refusing
 
@@ -175,7 +177,7 @@ class Door:
             connection.turned_away = True
             return None
         request_id = ids.request_id(self._draw(ids.ID_BYTES))
-        self._record(request_id, place, self._key(connection.token), data)
+        self._record(request_id, place, self._key(connection.digest), data)
         return Shed(request_id.encode("ascii").join(place.refusal), seen.rest)
 
     def _place(self, target: bytes, host: bytes) -> _Place | None:

@@ -186,11 +186,13 @@ class Governor:
 
     # ------------------------------------------------------------------ who calls
 
-    def lookup(self, tokens: Sequence[str]) -> tuple[KeyPolicy, bytes] | Refusal:
-        """The key of a request's credentials, alive or not, and its token's digest."""
+    def lookup(
+        self, tokens: Sequence[str], known: bytes = b"", known_digest: bytes = b""
+    ) -> tuple[KeyPolicy, bytes] | Refusal:
+        """The key of a request's credentials, alive or not, and its token's digest; see `access.find_key`."""
         if not self._node.feed.loaded:
             return self._node.closed() or refuse("policy_unavailable", "this node has no policy yet")
-        return access.find_key(self._node.snapshot, tokens)
+        return access.find_key(self._node.snapshot, tokens, known, known_digest)
 
     def check_key(self, key: KeyPolicy, digest: bytes) -> Refusal | None:
         """Whether the key lives now."""

@@ -21,9 +21,13 @@ class Unread:
 
 
 class Connection(Protocol):
-    """A client's connection, as far as a request needs it. `client`: its address, "" if it has none."""
+    """A client's connection, as far as a request needs it. `client`: its address, "" if it has none. `digest`: SHA-256
+    of `token`, the vault key that it has last sent.
+    """
 
     client: str
+    token: bytes
+    digest: bytes
     unread: Unread
     transport: asyncio.Transport | None
 

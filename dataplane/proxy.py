@@ -207,7 +207,8 @@ class Proxy:
         for token in tokens:
             if token.startswith(ids.TOKEN_PREFIX):
                 exchange.token = token_bytes(token)
-        found = self._governor.lookup(tokens)
+        connection = exchange.request.connection
+        found = self._governor.lookup(tokens, connection.token, connection.digest)
         if isinstance(found, Refusal):
             return found
         key, digest = found

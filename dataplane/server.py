@@ -59,7 +59,7 @@ _log = logging.getLogger(__name__)
 class _Connection(ServingLoop):
     """One client's connection, with what the door remembers on it (dataplane.door)."""
 
-    __slots__ = ("_aligned", "_body", "_door", "_late", "_skip", "arrived_ns", "flow", "token", "turned_away")
+    __slots__ = ("_aligned", "_body", "_door", "_late", "_skip", "arrived_ns", "flow", "turned_away")
 
     def __init__(self, server: "ProxyServer", **options: Any) -> None:
         super().__init__(server, server.serve, server.unread, **options)
@@ -72,7 +72,6 @@ class _Connection(ServingLoop):
         self.arrived_ns = 0
         self.turned_away = False
         self.flow = ""
-        self.token = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, or say that there are too many."""

@@ -31,13 +31,15 @@ Handler = Callable[[Incoming], Awaitable[Answer]]
 class ServingLoop(RequestHandler):
     """A connection whose requests share its task. `last`: its next answer is its last."""
 
-    __slots__ = ("_serve", "client", "last", "unread")
+    __slots__ = ("_serve", "client", "digest", "last", "token", "unread")
 
     def __init__(self, manager: Any, serve: Handler, unread: Unread, **options: Any) -> None:
         super().__init__(manager, **options)
         self._serve = serve
         self.unread = unread
         self.client = ""
+        self.token = b""
+        self.digest = b""
         self.last = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -83,8 +83,11 @@ def accounts_of(who: Who) -> tuple[str, ...]:
     return (account_key("key", who.key), account_key("agent", who.agent), *team, account_key("org", ORG_ID))
 
 
-def find_key(snapshot: Snapshot, tokens: Sequence[str]) -> tuple[KeyPolicy, bytes] | Refusal:
-    """The key of the credentials that a request carries, and the digest of its token.
+def find_key(
+    snapshot: Snapshot, tokens: Sequence[str], known: bytes = b"", known_digest: bytes = b""
+) -> tuple[KeyPolicy, bytes] | Refusal:
+    """The key of the credentials that a request carries, and the digest of its token. `known`: a token whose digest was
+    made before, for an earlier request of the same connection.
 
     Credentials that are not vault keys are passed over (the adapter strips them all); two different vault keys are
     refused, since who is meant would depend on the reader.
@@ -92,7 +95,8 @@ def find_key(snapshot: Snapshot, tokens: Sequence[str]) -> tuple[KeyPolicy, byte
     found = b""
     for token in tokens:
         if token.startswith(TOKEN_PREFIX):
-            digest = hashlib.sha256(token_bytes(token)).digest()
+            sent = token_bytes(token)
+            digest = known_digest if sent == known else hashlib.sha256(sent).digest()
             if found and digest != found:
                 return _TWO_KEYS
             found = digest

@@ -40,7 +40,7 @@ _VALUE_BYTES: Final = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
 _TARGET_BYTES: Final = bytes(sorted(set(range(0x21, 0x7F)) - {ord("#")}))
 MAX_SPELLINGS: Final = 1_024
 MAX_KEPT_BYTES: Final = 64
-"""Spellings of header names kept, and how long they may be."""
+"""Spellings of header names, and targets, kept, and how long they may be."""
 
 _METHODS_WITH_LENGTH: Final = frozenset({"POST", "PUT", "PATCH"})
 _USUAL_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -62,8 +62,8 @@ def encode_request(method: str, authority: bytes, target: bytes, headers: Sequen
     """Encode a request, or raise RequestInvalid (nothing is echoed: a value may be a credential)."""
     if method not in _USUAL_METHODS:
         _check_method(method)
-    if target[:1] != b"/" or target.translate(None, _TARGET_BYTES):
-        raise RequestInvalid("the target is a path of visible ASCII that begins with /", sent=False)
+    if target not in _known_targets:
+        _check_target(target)
     if not _known_names.issuperset([header[0] for header in headers]):
         _check_names(headers)
     lines = b"\r\n".join([b": ".join(header) for header in headers])
@@ -75,8 +75,21 @@ def encode_request(method: str, authority: bytes, target: bytes, headers: Sequen
     return Request(head, body, head_only=method == "HEAD")
 
 
-_known_names: set[bytes] = set()
+_known_names: Final[set[bytes]] = set()
 """Spellings that were checked and may be sent. Clients use few; a caller who invents many empties it now and then."""
+
+
+_known_targets: Final[set[bytes]] = set()
+"""Targets that were checked: most calls go to the same few. Kept as the names are."""
+
+
+def _check_target(target: bytes) -> None:
+    if target[:1] != b"/" or target.translate(None, _TARGET_BYTES):
+        raise RequestInvalid("the target is a path of visible ASCII that begins with /", sent=False)
+    if len(target) <= MAX_KEPT_BYTES:
+        if len(_known_targets) >= MAX_SPELLINGS:
+            _known_targets.clear()
+        _known_targets.add(target)
 
 
 def _check_names(headers: Sequence[Header]) -> None:

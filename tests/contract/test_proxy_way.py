@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import gzip
+import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -49,6 +50,25 @@ async def test_a_charge_goes_out_once_under_the_real_credential_and_is_on_record
     assert settled.object.exposure_nanos == 5 * 10**9
     assert settled.status == 200
     assert 0 < settled.overhead_us <= settled.latency_us
+
+
+async def test_a_connection_whose_requests_come_with_different_keys_mixes_none_of_them(rig: ProxyRig) -> None:
+    """One after the other, and pipelined: the door has seen the first of them alone."""
+    other, stranger = "rfk_" + "o" * 43, "rfk_" + "s" * 43
+    digest = hashlib.sha256(other.encode()).hexdigest()
+    await rig.control.tell(rig.control.key("vk_2", tokens=(digest,)))
+    await until(lambda: "vk_2" in rig.governor.snapshot.keys)
+    client = await rig.connect()
+    turns = [(TOKEN, 200), (other, 200), (stranger, 401), (TOKEN, 200), (other + "x", 401), (other, 200), (TOKEN, 200)]
+    for token, status in turns:
+        client.send("POST", "/stripe/v1/charges", {"Authorization": f"Bearer {token}", **FORM}, CHARGE)
+        assert (await client.reply()).status == status
+    for token, _ in turns:
+        client.send("POST", "/stripe/v1/charges", {"Authorization": f"Bearer {token}", **FORM}, CHARGE)
+    for _, status in turns:
+        assert (await client.reply()).status == status
+    keys = [admitted.who.key for admitted in rig.control.of(RequestAdmitted)]
+    assert keys == ["vk_1", "vk_2", "vk_1", "vk_2", "vk_1"] * 2
 
 
 async def test_the_books_are_in_order_before_the_client_sees_the_answer(rig: ProxyRig) -> None:
