@@ -14,7 +14,7 @@ from dataplane.incoming import Incoming
 UNREAD_BYTES: Final = 64 * 1024
 """What a client may leave unread; above it whoever writes waits for the client."""
 
-STALLED_S: Final = 300.0
+STALLED_S = 300.0
 """A client that takes nothing for so long has gone."""
 
 MAX_UNREAD_BYTES: Final = 256 * 1024 * 1024
