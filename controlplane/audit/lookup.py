@@ -7,7 +7,7 @@ below the block's own, so that a block which is written again gives the same row
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from controlplane.audit.rows import REMEMBERED, Known, Memory, attempt_name, refusal_name, wants_of
+from controlplane.audit.memory import REMEMBERED, Known, Memory, attempt_name, refusal_name, wants_of
 from events.codec import Batch
 from schemas.money import NANOS_PER_USD
 
