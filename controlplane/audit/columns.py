@@ -21,10 +21,10 @@ COLUMNS = {
 }  # fmt: skip
 """Every column of the table in its order, with its type."""
 
-BLOCKS = {"log": "LowCardinality(String)", "from_seq": "UInt64", "to_seq": "UInt64"}
-"""The columns of `ringfence.blocks` that are told."""
+EVENTS, BLOCKS = "ringfence.events", "ringfence.blocks"
 
-TABLES = {"ringfence.events": COLUMNS, "ringfence.blocks": BLOCKS}
+TABLES = {EVENTS: COLUMNS, BLOCKS: {"log": "LowCardinality(String)", "from_seq": "UInt64", "to_seq": "UInt64"}}
+"""The columns that are told, with their types."""
 
 MAX_NANOS = 10**18 - 1
 """What Decimal(18, 9) holds: a nano less than a billion dollars."""

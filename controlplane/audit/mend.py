@@ -26,7 +26,7 @@ import time
 from collections.abc import Iterable
 
 from controlplane.audit.blocks import Block, make_rows
-from controlplane.audit.columns import Place
+from controlplane.audit.columns import EVENTS, Place
 from controlplane.audit.merge import merge_everything
 from controlplane.audit.store import Store
 from controlplane.audit.writer import LogName, LogWriter, Progress
@@ -141,7 +141,7 @@ class Mender(LogWriter):
         missing = [row for row, place in enumerate(places) if place in absent and place[0] not in old]
         for begin in range(0, len(missing), PIECE_ROWS):
             token = f"mended-{self._log}-{first}-{last}~{secrets.token_hex(8)}"
-            await self._put("ringfence.events", rows.picked(missing[begin : begin + PIECE_ROWS]), token)
+            await self._put(EVENTS, rows.picked(missing[begin : begin + PIECE_ROWS]), token)
         if left := await self._absent({places[row] for row in missing}, first, last):
             raise Damaged(f"{len(left)} rows of {self._log} {first}..{last} were not kept")
         return len(missing)

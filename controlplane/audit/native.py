@@ -21,11 +21,11 @@ Pack = Callable[[Sequence[Any]], bytes]
 
 
 def pack_block(columns: Mapping[str, Sequence[Any]], types: Mapping[str, str]) -> Iterator[bytes]:
-    """A block, a piece for each column after its head. Columns are of equal length, above zero; `types` has them all.
+    """A block, a piece for each column after its head. Columns are of equal length; `types` has them all.
 
     Raises OverflowError for a number that its type does not hold.
     """
-    count = len(next(iter(columns.values())))
+    count = len(next(iter(columns.values()), ()))
     yield _length(len(columns)) + _length(count)
     for name, values in columns.items():
         kind = types[name]

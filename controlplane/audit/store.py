@@ -8,20 +8,16 @@ from typing import Any
 
 import aiohttp
 import clickhouse_connect
-import lz4.frame  # type: ignore[import-untyped]  # ships no types; comes with clickhouse-connect
+from aiohttp.payload import TOO_LARGE_BYTES_BODY
 from clickhouse_connect.driver.asyncclient import AsyncClient
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from controlplane.audit.columns import TABLES
 from controlplane.audit.merge import merge_everything
-from controlplane.audit.native import pack_block
+from controlplane.audit.packed import Packed, pack
 from controlplane.process_settings import ClickHouseAccess
 
 QUERY_TIMEOUT_S = 30
 """Reports over millions of rows take a second or two; a hung server must not hold a caller for ever."""
-
-PLAIN_BYTES = 1 << 18
-"""Larger inserts are packed."""
 
 UNREACHABLE = (ClickHouseError, aiohttp.ClientError, OSError, asyncio.TimeoutError)
 """What a call may raise: the server's error, or none from it."""
@@ -58,23 +54,18 @@ class Store:
         `table`, `columns`: of controlplane.audit.columns.TABLES. Returns once ClickHouse has acknowledged it. Raises
         StoreUnavailable: its fate is then unknown.
         """
-        pieces = []
-        for piece in pack_block(columns, TABLES[table]):
-            pieces.append(piece)
-            await asyncio.sleep(0)  # a large column takes a millisecond
-        body, compression = b"".join(pieces), None
-        if len(body) > PLAIN_BYTES:
-            body, compression = await asyncio.to_thread(lz4.frame.compress, body), "lz4"
+        packed = columns if isinstance(columns, Packed) else await pack(table, columns)
+        body = packed.body
         try:
             client = await self._connected()
             await client.raw_insert(
                 table,
                 list(columns),
-                # Of plain bytes aiohttp warns if they are many; they alone are sent again over a new connection.
-                body if len(body) <= PLAIN_BYTES else io.BytesIO(body),
+                # Bytes are sent again if the connection had gone stale; of a megabyte of them aiohttp warns.
+                body if len(body) < TOO_LARGE_BYTES_BODY else io.BytesIO(body),
                 settings={"insert_deduplicate": 1, "insert_deduplication_token": token, "async_insert": 0},
                 fmt="Native",
-                compression=compression,
+                compression=packed.compression,
             )
         except UNREACHABLE as error:
             raise StoreUnavailable(_describe(error)) from error
