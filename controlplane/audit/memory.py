@@ -27,10 +27,16 @@ class Known(NamedTuple):
 
 
 class Wants(NamedTuple):
-    """What the rows of a batch need to know: objects (`place_of`) and intents (`attempt_name`)."""
+    """What rows will look up in the memory: objects (`place_of`) and intents (`attempt_name`)."""
 
     places: set[str]
     names: set[str]
+
+    def add(self, batch: Batch) -> None:
+        for event in batch.events:
+            if isinstance(event, RequestSettled) and event.object is not None:
+                self.places.add(place_of(event.object))
+                self.names.add(attempt_name(event.request_id, event.attempt))
 
 
 class Memory:
@@ -88,16 +94,6 @@ def drop_oldest(entries: dict[str, T], keep: int) -> dict[str, T]:
     """
     names = list(islice(entries, max(0, len(entries) - max(0, keep))))
     return {name: entries.pop(name) for name in names}
-
-
-def wants_of(batch: Batch) -> Wants:
-    """What the rows of this batch will look up in the memory."""
-    wants = Wants(set(), set())
-    for event in batch.events:
-        if isinstance(event, RequestSettled) and event.object is not None:
-            wants.places.add(place_of(event.object))
-            wants.names.add(attempt_name(event.request_id, event.attempt))
-    return wants
 
 
 def place_of(settled: ObjectExposure) -> str:

@@ -118,25 +118,24 @@ class Mender(LogWriter):
                     if message.sequence < end_seq:
                         block.add(message)
                 if block.messages:
-                    count += await self._put_back(block)
-                    await self._record_again(block, to_seq)
+                    first, last = block.messages[0][0].sequence, block.messages[-1][0].sequence
+                    count += await self._put_back(block, first, last)
+                    await self._record_again(first, last, to_seq)
         finally:
             await follower.aclose()
         return count
 
-    async def _record_again(self, block: Block, to_seq: int) -> None:
+    async def _record_again(self, first: int, last: int, to_seq: int) -> None:
         """Boundaries of what lies behind the last block on record (that table's part was the broken one)."""
-        first, last = block.messages[0][0].sequence, block.messages[-1][0].sequence
         if last > to_seq:
             await self._record(max(first, to_seq + 1), last)
 
-    async def _put_back(self, block: Block) -> int:
+    async def _put_back(self, block: Block, first: int, last: int) -> int:
         """The block's rows that are missing, once."""
-        first, last = block.messages[0][0].sequence, block.messages[-1][0].sequence
         await self._know(block, first)
+        old = {stored.sequence for stored, _ in block.messages if stored.time_ns < time.time_ns() - KEPT_NS}
         rows, _ = await make_rows(self._log, block, self._memory)
         places = rows.places()
-        old = {stored.sequence for stored, _ in block.messages if stored.time_ns < time.time_ns() - KEPT_NS}
         absent = await self._absent(set(places), first, last)
         missing = [row for row, place in enumerate(places) if place in absent and place[0] not in old]
         for begin in range(0, len(missing), PIECE_ROWS):

@@ -18,6 +18,7 @@ Whose row changes without an event of its own
     are copied to `ringfence.turns` first, and the requests that they concern are merged too.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -38,6 +39,9 @@ MAX_SPANS = 32
 
 DUE_ROWS = 32_000
 """Merged at once at most: under the engine's limit for a statement's memory, and half a second of work."""
+
+TURN_STEPS = 2_000
+"""Placed in one turn of the loop: a millisecond."""
 
 MAX_NAMED = 4_000
 """Requests named in one statement, which may have 256 KB."""
@@ -67,12 +71,14 @@ class Pending:
     fenced: set[str] = field(default_factory=set)
     resolved: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
+    earlier: set[int] = field(default_factory=set)
+    """Sequences below `from_seq` of what else is known of the requests."""
     from_seq: int = 0
     to_seq: int = 0
 
     def add(self, told: Told) -> None:
+        """All but the requests themselves."""
         self.rows += len(told.steps) + len(told.fenced)
-        self.touched.update([step[0] for step in told.steps])
         self.turned = self.turned or bool(told.fenced or told.resolved or told.reconciled)
         self.fenced.update(told.fenced)
         self.resolved.update(told.resolved)
@@ -116,20 +122,23 @@ class Merger:
         if sequences:
             pending = self._pending = Pending(from_seq=min(sequences), to_seq=max(sequences))
             pending.add(told)
+            pending.touched = {step[0] for step in told.steps}
             pending.lost = set(pending.touched)
             await self.merge()
         if self._log == "nodes":
             sql = "SELECT request_id FROM ringfence.request_rows FINAL WHERE outcome IN ('open', 'unknown')"
             self._unplaced = {row[0] for row in await self._run(sql, {})}
 
-    def add(self, told: Told, from_seq: int, to_seq: int) -> None:
-        """The rows of a block, as they are stored, are to be merged."""
+    async def add(self, told: Told, from_seq: int, to_seq: int) -> None:
+        """The rows of a block, as they are stored, are to be merged. In many turns of the loop."""
         pending = self._pending
-        pending.add(told)
-        pending.lost |= self._place(told.steps)
-        pending.lost |= self._shrink() & pending.touched
         pending.from_seq = pending.from_seq or from_seq
         pending.to_seq = to_seq
+        pending.add(told)
+        for begin in range(0, len(told.steps), TURN_STEPS):
+            self._place(told.steps[begin : begin + TURN_STEPS], pending)
+            await asyncio.sleep(0)
+        pending.lost |= self._shrink() & pending.touched
 
     @property
     def is_due(self) -> bool:
@@ -151,7 +160,7 @@ class Merger:
             lost |= await self._concerned(pending)
         touched = pending.touched - lost
         if touched and len(lost) <= MAX_NAMED:
-            await self._merge_span(touched, lost, pending.from_seq, pending.to_seq)
+            await self._merge_span(pending, lost)
         else:
             lost |= touched
         await self.merge_named(lost)
@@ -163,20 +172,20 @@ class Merger:
         for begin in range(0, len(names), MAX_NAMED):
             await self._run(merge_statement(_named(names[begin : begin + MAX_NAMED])), {})
 
-    def _place(self, steps: Iterable[Step]) -> set[str]:
-        """Remember where these events are; returns the requests of which earlier events may be anywhere."""
-        lost: set[str] = set()
-        all_places, unplaced = self._places, self._unplaced
+    def _place(self, steps: Iterable[Step], pending: Pending) -> None:
+        """Remember where these events are, and note of which requests earlier events may be anywhere."""
+        all_places, unplaced, from_seq = self._places, self._unplaced, pending.from_seq
         for request_id, seq, begins, ends in steps:
+            pending.touched.add(request_id)
             places = all_places.get(request_id, ())
             if not places and (not begins or request_id in unplaced):
-                lost.add(request_id)
+                pending.lost.add(request_id)
                 (unplaced.discard if ends else unplaced.add)(request_id)
                 continue
             if places and places[-1] == OVER:
                 places = places[:-1]
+            pending.earlier.update([place for place in places if place < from_seq])
             all_places[request_id] = (*places, seq, OVER) if ends else (*places, seq)
-        return lost
 
     def _shrink(self) -> set[str]:
         """Forget the oldest requests' places; returns whose. One that is about to be merged is lost without them."""
@@ -197,9 +206,9 @@ class Merger:
             concerned |= {row[0] for row in some}
         return concerned
 
-    async def _merge_span(self, touched: Iterable[str], lost: Collection[str], from_seq: int, to_seq: int) -> None:
-        earlier = {seq for request_id in touched for seq in self._places.get(request_id, ()) if OVER < seq < from_seq}
-        spans = [*spans_of(earlier), (from_seq, to_seq)]
+    async def _merge_span(self, pending: Pending, lost: Collection[str]) -> None:
+        from_seq, to_seq = pending.from_seq, pending.to_seq
+        spans = [*spans_of(pending.earlier), (from_seq, to_seq)]
         where = " OR ".join(f"seq BETWEEN {first} AND {last}" for first, last in spans)
         block = (
             f"SELECT request_id FROM ringfence.events WHERE log = 'nodes' "  # noqa: S608 - numbers and names of our own

@@ -21,7 +21,7 @@ Pack = Callable[[Sequence[Any]], bytes]
 
 
 def pack_block(columns: Mapping[str, Sequence[Any]], types: Mapping[str, str]) -> Iterator[bytes]:
-    """A block, a piece for each column after its head. Columns are of equal length; `types` has them all.
+    """A block, in two pieces for each column after its head. Columns are of equal length; `types` has them all.
 
     Raises OverflowError for a number that its type does not hold.
     """
@@ -29,7 +29,8 @@ def pack_block(columns: Mapping[str, Sequence[Any]], types: Mapping[str, str]) -
     yield _length(len(columns)) + _length(count)
     for name, values in columns.items():
         kind = types[name]
-        yield _text(name.encode()) + _text(kind.encode()) + _PACK[kind](values)
+        yield _text(name.encode()) + _text(kind.encode())
+        yield _PACK[kind](values)
 
 
 def _numbers(code: str) -> Pack:

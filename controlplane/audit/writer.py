@@ -235,7 +235,7 @@ class LogWriter:
             if recorded != to_seq:
                 raise RuntimeError(f"another writer recorded block {from_seq}..{recorded} of log {self._log}")
             await self._insert_rows(rows, packed, from_seq, to_seq)
-            self._merger.add(told, from_seq, to_seq)
+            await self._merger.add(told, from_seq, to_seq)
         self._ready.task_done()
         await self._merge_in_time()
         self.progress.written_through = to_seq
@@ -262,7 +262,7 @@ class LogWriter:
             await self._lookup.remember(before_seq)
 
     async def _know(self, block: Block, before_seq: int) -> None:
-        await self._lookup.know((batch for _, batch in block.messages), before_seq)
+        await self._lookup.know(block.wants, before_seq)
 
     async def _record(self, from_seq: int, to_seq: int) -> int:
         """Record the block's boundaries; returns the end that is on record, which is `to_seq` but for a rival."""
