@@ -30,7 +30,7 @@ from events.types import (
     RequestRevalidated,
     RequestSettled,
 )
-from schemas.accounts import KINDS, LEASED_WINDOWS, METERS, parse_line
+from schemas.accounts import KINDS, LEASED_WINDOWS, METERS, Span, split_line
 from schemas.amounts import Amounts
 from schemas.ids import slot_of
 
@@ -46,6 +46,8 @@ MAX_COUNT = 2**32
 """Of attempts and of tool calls."""
 
 MAX_STATUS = 2**16
+
+_KINDS = tuple(f"{kind}:" for kind in KINDS)
 
 
 def read_node_batch(owner: NodeSubject, payload: bytes) -> Batch | None:
@@ -69,12 +71,15 @@ def read_node_batch(owner: NodeSubject, payload: bytes) -> Batch | None:
 def is_line(key: str) -> bool:
     """Whether a text is a line that can be lent. Kept, because every admission names a few."""
     try:
-        line = parse_line(key)
+        account, span = split_line(key)
     except ValueError:
         return False
-    return (
-        line.kind in KINDS and line.meter in METERS and line.window in LEASED_WINDOWS and 0 <= line.start_s < LATEST_S
-    )
+    return account.startswith(_KINDS) and _can_be_lent(span)
+
+
+@lru_cache(4_096)
+def _can_be_lent(span: Span) -> bool:
+    return span.meter in METERS and span.window in LEASED_WINDOWS and 0 <= span.start_s < LATEST_S
 
 
 def _is_time(at_ns: int) -> bool:

@@ -54,6 +54,14 @@ class Line(NamedTuple):
     start_s: int
 
 
+class Span(NamedTuple):
+    """What the lines of many accounts have in common."""
+
+    meter: str
+    window: str
+    start_s: int
+
+
 def line_key(kind: str, account_id: str, meter: str, window: str, start_s: int) -> str:
     """The line's string. Ids have no ':' (schemas.ids.is_name), so it parses back without doubt."""
     return f"{kind}:{account_id}:{meter}:{window}:{start_s}"
@@ -64,8 +72,23 @@ QUARTER_S = 900
 
 
 def parse_line(key: str) -> Line:
-    kind, account_id, meter, window, start = key.split(":")
-    return Line(kind, account_id, meter, window, int(start))
+    """Raises ValueError for what is no line."""
+    account, span = split_line(key)
+    kind, _, account_id = account.partition(":")
+    return Line(kind, account_id, *span)
+
+
+def split_line(key: str) -> tuple[str, Span]:
+    """A line's account, as `account_key` writes it, and the rest. Raises ValueError for what is no line."""
+    end = key.index(":", key.index(":") + 1)
+    return key[:end], _span(key[end + 1 :])
+
+
+@lru_cache(4_096)
+def _span(text: str) -> Span:
+    """Kept, because thousands of accounts begin the same windows at once."""
+    meter, window, start = text.split(":")
+    return Span(meter, window, int(start))
 
 
 @lru_cache(16_384)

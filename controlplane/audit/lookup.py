@@ -4,11 +4,10 @@ Which requests have ended, what is counted for an object, where an intent is. Al
 below the block's own, so that a block which is written again gives the same rows.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from controlplane.audit.rows import REMEMBERED, Known, Memory, attempt_name, refusal_name, wants_of
-from events.codec import Batch
+from controlplane.audit.memory import REMEMBERED, Known, Memory, Wants, attempt_name, refusal_name
 from schemas.money import NANOS_PER_USD
 
 MAX_OBJECTS = 200_000
@@ -40,15 +39,13 @@ class Lookup:
                 refusal_name(request_id, code, int(first_at_ns)) if refused else attempt_name(request_id, int(attempt))
             )
 
-    async def know(self, batches: Iterable[Batch], before_seq: int) -> None:
-        """All that the rows of these batches need."""
-        wants = [wants_of(batch) for batch in batches]
+    async def know(self, wants: Wants, before_seq: int) -> None:
+        """All that the rows of a block want."""
         memory = self._memory
-        places = {place for want in wants for place in want.places}
         # First: what is known now must still be known when the rows are made.
-        memory.forget(keep_objects=MAX_OBJECTS - len(places))
-        places -= memory.objects.keys()
-        names = {name for want in wants for name in want.names} - memory.since.keys()
+        memory.forget(keep_objects=MAX_OBJECTS - len(wants.places))
+        places = wants.places - memory.objects.keys()
+        names = wants.names - memory.since.keys()
         if places or names:
             await self._written()
         if places:

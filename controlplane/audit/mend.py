@@ -26,8 +26,8 @@ import time
 from collections.abc import Iterable
 
 from controlplane.audit.blocks import Block, make_rows
+from controlplane.audit.columns import EVENTS, Place
 from controlplane.audit.merge import merge_everything
-from controlplane.audit.rows import Row, columns_of
 from controlplane.audit.store import Store
 from controlplane.audit.writer import LogName, LogWriter, Progress
 from events.log.port import StreamPort
@@ -118,32 +118,32 @@ class Mender(LogWriter):
                     if message.sequence < end_seq:
                         block.add(message)
                 if block.messages:
-                    count += await self._put_back(block)
-                    await self._record_again(block, to_seq)
+                    first, last = block.messages[0][0].sequence, block.messages[-1][0].sequence
+                    count += await self._put_back(block, first, last)
+                    await self._record_again(first, last, to_seq)
         finally:
             await follower.aclose()
         return count
 
-    async def _record_again(self, block: Block, to_seq: int) -> None:
+    async def _record_again(self, first: int, last: int, to_seq: int) -> None:
         """Boundaries of what lies behind the last block on record (that table's part was the broken one)."""
-        first, last = block.messages[0][0].sequence, block.messages[-1][0].sequence
         if last > to_seq:
             await self._record(max(first, to_seq + 1), last)
 
-    async def _put_back(self, block: Block) -> int:
+    async def _put_back(self, block: Block, first: int, last: int) -> int:
         """The block's rows that are missing, once."""
-        first, last = block.messages[0][0].sequence, block.messages[-1][0].sequence
         await self._know(block, first)
-        rows = await make_rows(self._log, block, self._memory)
         old = {stored.sequence for stored, _ in block.messages if stored.time_ns < time.time_ns() - KEPT_NS}
-        missing = [row for row in await self._absent(rows, first, last) if row["seq"] not in old]
+        rows, _ = await make_rows(self._log, block, self._memory)
+        places = rows.places()
+        absent = await self._absent(set(places), first, last)
+        missing = [row for row, place in enumerate(places) if place in absent and place[0] not in old]
         for begin in range(0, len(missing), PIECE_ROWS):
             token = f"mended-{self._log}-{first}-{last}~{secrets.token_hex(8)}"
-            await self._put("ringfence.events", columns_of(missing[begin : begin + PIECE_ROWS]), token)
-        if left := await self._absent(missing, first, last):
+            await self._put(EVENTS, rows.picked(missing[begin : begin + PIECE_ROWS]), token)
+        if left := await self._absent({places[row] for row in missing}, first, last):
             raise Damaged(f"{len(left)} rows of {self._log} {first}..{last} were not kept")
         return len(missing)
 
-    async def _absent(self, rows: list[Row], first: int, last: int) -> list[Row]:
-        there = await self._there(first, last) if rows else set()
-        return [row for row in rows if (row["seq"], row["idx"]) not in there]
+    async def _absent(self, places: set[Place], first: int, last: int) -> set[Place]:
+        return places - await self._there(first, last) if places else set()

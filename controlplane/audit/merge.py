@@ -18,13 +18,15 @@ Whose row changes without an event of its own
     are copied to `ringfence.turns` first, and the requests that they concern are merged too.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
 from controlplane.audit.engine_session import sql_string
-from controlplane.audit.rows import Row
+from controlplane.audit.memory import drop_oldest
+from controlplane.audit.told import Step, Told
 
 MAX_PLACES = 150_000
 """Requests whose places are remembered, some 40 MB: those of the last seconds at full load."""
@@ -38,13 +40,14 @@ MAX_SPANS = 32
 DUE_ROWS = 32_000
 """Merged at once at most: under the engine's limit for a statement's memory, and half a second of work."""
 
+TURN_STEPS = 2_000
+"""Placed in one turn of the loop: a millisecond."""
+
 MAX_NAMED = 4_000
 """Requests named in one statement, which may have 256 KB."""
 
 SLICE_REQUESTS = 50_000
 """Requests merged by one statement of a migration, under the engine's limit for a statement's memory."""
-
-_TURNS = frozenset({"Fenced", "RequestReconciled"})
 
 TURNS = "(type IN ('Fenced', 'RequestReconciled') OR resolves != '')"
 
@@ -63,16 +66,22 @@ class Pending:
     rows: int = 0
     touched: set[str] = field(default_factory=set)
     """Requests that have an event there."""
-    turns: list[Row] = field(default_factory=list)
-    """Events that change what other requests' rows mean."""
+    turned: bool = False
+    """Whether some of the events change what other requests' rows mean: `fenced`, `resolved` as in Told."""
+    fenced: set[str] = field(default_factory=set)
+    resolved: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
+    earlier: set[int] = field(default_factory=set)
+    """Sequences below `from_seq` of what else is known of the requests."""
     from_seq: int = 0
     to_seq: int = 0
 
-    def add(self, rows: Collection[Row]) -> None:
-        self.rows += len(rows)
-        self.touched.update(row["request_id"] for row in rows if row.get("request_id"))
-        self.turns += [row for row in rows if row["type"] in _TURNS or row.get("resolves")]
+    def add(self, told: Told) -> None:
+        """All but the requests themselves."""
+        self.rows += len(told.steps) + len(told.fenced)
+        self.turned = self.turned or bool(told.fenced or told.resolved or told.reconciled)
+        self.fenced.update(told.fenced)
+        self.resolved.update(told.resolved)
 
 
 class Merger:
@@ -98,27 +107,38 @@ class Merger:
             "SELECT seq, type, request_id, subject, resolves FROM ringfence.events "
             "WHERE log = {log:String} AND seq > {merged:UInt64} AND (request_id != '' OR type = 'Fenced')"
         )
-        names = ("seq", "type", "request_id", "subject", "resolves")
-        found = await self._run(sql, {"log": self._log, "merged": merged[0][0]})
-        rows: list[Row] = [dict(zip(names, values, strict=True)) for values in found]
-        if rows:
-            pending = self._pending = Pending(from_seq=min(row["seq"] for row in rows))
-            pending.add(rows)
-            pending.lost, pending.to_seq = set(pending.touched), max(row["seq"] for row in rows)
+        told, sequences = Told(), []
+        for seq, kind, request_id, subject, resolves in await self._run(
+            sql, {"log": self._log, "merged": merged[0][0]}
+        ):
+            sequences.append(seq)
+            if request_id:
+                told.steps.append((request_id, seq, False, False))
+            if kind == "Fenced":
+                told.fenced.append(subject)
+            if resolves:
+                told.resolved.append(resolves)
+            told.reconciled = told.reconciled or kind == "RequestReconciled"
+        if sequences:
+            pending = self._pending = Pending(from_seq=min(sequences), to_seq=max(sequences))
+            pending.add(told)
+            pending.touched = {step[0] for step in told.steps}
+            pending.lost = set(pending.touched)
             await self.merge()
         if self._log == "nodes":
             sql = "SELECT request_id FROM ringfence.request_rows FINAL WHERE outcome IN ('open', 'unknown')"
             self._unplaced = {row[0] for row in await self._run(sql, {})}
 
-    def add(self, rows: Iterable[Row], from_seq: int, to_seq: int) -> None:
-        """The rows of a block, as they are stored, are to be merged."""
-        told = [row for row in rows if row.get("request_id") or row["type"] == "Fenced"]
+    async def add(self, told: Told, from_seq: int, to_seq: int) -> None:
+        """The rows of a block, as they are stored, are to be merged. In many turns of the loop."""
         pending = self._pending
-        pending.add(told)
-        pending.lost |= self._place(told)
-        pending.lost |= self._shrink() & pending.touched
         pending.from_seq = pending.from_seq or from_seq
         pending.to_seq = to_seq
+        pending.add(told)
+        for begin in range(0, len(told.steps), TURN_STEPS):
+            self._place(told.steps[begin : begin + TURN_STEPS], pending)
+            await asyncio.sleep(0)
+        pending.lost |= self._shrink() & pending.touched
 
     @property
     def is_due(self) -> bool:
@@ -131,16 +151,16 @@ class Merger:
         if not pending.rows:
             return
         lost, span = pending.lost, {"log": self._log, "from": pending.from_seq, "to": pending.to_seq}
-        if pending.turns:
+        if pending.turned:
             await self._run(
                 f"INSERT INTO ringfence.turns SELECT * FROM ringfence.events WHERE log = {{log:String}} "  # noqa: S608 - our own text
                 f"AND seq BETWEEN {{from:UInt64}} AND {{to:UInt64}} AND {TURNS}",
                 span,
             )
-            lost |= await self._concerned(pending.turns)
+            lost |= await self._concerned(pending)
         touched = pending.touched - lost
         if touched and len(lost) <= MAX_NAMED:
-            await self._merge_span(touched, lost, pending.from_seq, pending.to_seq)
+            await self._merge_span(pending, lost)
         else:
             lost |= touched
         await self.merge_named(lost)
@@ -152,49 +172,43 @@ class Merger:
         for begin in range(0, len(names), MAX_NAMED):
             await self._run(merge_statement(_named(names[begin : begin + MAX_NAMED])), {})
 
-    def _place(self, told: Iterable[Row]) -> set[str]:
-        """Remember where these rows are; returns the requests of which earlier events may be anywhere."""
-        lost: set[str] = set()
-        for row in told:
-            request_id = row.get("request_id")
-            if not request_id:
+    def _place(self, steps: Iterable[Step], pending: Pending) -> None:
+        """Remember where these events are, and note of which requests earlier events may be anywhere."""
+        all_places, unplaced, from_seq = self._places, self._unplaced, pending.from_seq
+        for request_id, seq, begins, ends in steps:
+            pending.touched.add(request_id)
+            places = all_places.get(request_id, ())
+            if not places and (not begins or request_id in unplaced):
+                pending.lost.add(request_id)
+                (unplaced.discard if ends else unplaced.add)(request_id)
                 continue
-            places = self._places.get(request_id)
-            if places is None and (request_id in self._unplaced or not _begins(row)):
-                lost.add(request_id)
-                (self._unplaced.discard if _ends(row) else self._unplaced.add)(request_id)
-            else:
-                over = (OVER,) if _ends(row) else ()
-                self._places[request_id] = (*(place for place in places or () if place != OVER), row["seq"], *over)
-        return lost
+            if places and places[-1] == OVER:
+                places = places[:-1]
+            pending.earlier.update([place for place in places if place < from_seq])
+            all_places[request_id] = (*places, seq, OVER) if ends else (*places, seq)
 
     def _shrink(self) -> set[str]:
         """Forget the oldest requests' places; returns whose. One that is about to be merged is lost without them."""
-        forgotten = set()
-        while len(self._places) > MAX_PLACES:
-            request_id = next(iter(self._places))
-            forgotten.add(request_id)
-            if self._places.pop(request_id)[-1] != OVER:
-                self._unplaced.add(request_id)
-        return forgotten
+        forgotten = drop_oldest(self._places, MAX_PLACES)
+        self._unplaced.update(request_id for request_id, places in forgotten.items() if places[-1] != OVER)
+        return set(forgotten)
 
-    async def _concerned(self, turns: Iterable[Row]) -> set[str]:
-        """Requests whose rows these change although they are others'."""
+    async def _concerned(self, pending: Pending) -> set[str]:
+        """Requests whose rows these events change although they are others'."""
         concerned: set[str] = set()
-        actors = sorted({row["subject"] for row in turns if row["type"] == "Fenced"})
-        if actors:
+        if pending.fenced:
             sql = "SELECT request_id FROM ringfence.request_rows FINAL WHERE outcome = 'open' AND actor IN "
-            concerned |= {row[0] for row in await self._run(sql + _list(actors), {})}
-        digests = sorted({row["resolves"] for row in turns if row.get("resolves")})
+            concerned |= {row[0] for row in await self._run(sql + _list(sorted(pending.fenced)), {})}
+        digests = sorted(pending.resolved)
         for begin in range(0, len(digests), MAX_NAMED // 2):
             sql = "SELECT request_id FROM ringfence.request_rows WHERE idempotency IN "
             some = await self._run(sql + _list(digests[begin : begin + MAX_NAMED // 2]), {})
             concerned |= {row[0] for row in some}
         return concerned
 
-    async def _merge_span(self, touched: Iterable[str], lost: Collection[str], from_seq: int, to_seq: int) -> None:
-        earlier = {seq for request_id in touched for seq in self._places.get(request_id, ()) if OVER < seq < from_seq}
-        spans = [*spans_of(earlier), (from_seq, to_seq)]
+    async def _merge_span(self, pending: Pending, lost: Collection[str]) -> None:
+        from_seq, to_seq = pending.from_seq, pending.to_seq
+        spans = [*spans_of(pending.earlier), (from_seq, to_seq)]
         where = " OR ".join(f"seq BETWEEN {first} AND {last}" for first, last in spans)
         block = (
             f"SELECT request_id FROM ringfence.events WHERE log = 'nodes' "  # noqa: S608 - numbers and names of our own
@@ -238,15 +252,6 @@ def spans_of(sequences: Collection[int]) -> list[tuple[int, int]]:
     begins = [0, *sorted(at for at in gaps if ordered[at] - ordered[at - 1] > 1)]
     ends = [*begins[1:], len(ordered)]
     return [(ordered[begin], ordered[end - 1]) for begin, end in zip(begins, ends, strict=True)]
-
-
-def _begins(row: Row) -> bool:
-    """Whether no event of the request can have come before: it is a first attempt, or refused at once."""
-    return row["type"] == "RequestRefused" or (row["type"] == "RequestAdmitted" and '"attempt":' not in row["data"])
-
-
-def _ends(row: Row) -> bool:
-    return row["type"] in {"RequestReleased", "RequestRefused"} or row.get("outcome") == "settled"
 
 
 def _named(request_ids: Sequence[str]) -> str:

@@ -75,4 +75,5 @@ SELECT
 FROM (/*events*/) AS e
 GROUP BY e.request_id
 HAVING countIf(e.type IN ('RequestAdmitted', 'RequestRefused')) > 0
-SETTINGS max_partitions_per_insert_block = 0
+-- One thread: two share the work badly, and take an eighth more in all.
+SETTINGS max_partitions_per_insert_block = 0, max_threads = 1

@@ -1,20 +1,20 @@
 """Events as rows of `ringfence.events`: pure, so that the same span of a log always gives the same rows.
 
-The one figure that an event does not hold by itself is what an object's new exposure counts for: the difference
-to what was counted before, by the ledger's own rule (events.state.objects). `rows_of` takes what it must remember as
-an argument and leaves it updated.
+A block is thousands of events of few kinds, so its rows are made by column: all events of a kind at once, each field of
+theirs as one list. Rows of a kind stand together; the table sorts them by (log, seq, idx).
 """
 
-from collections.abc import Callable
-from decimal import Decimal
-from typing import Any, NamedTuple, get_args
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, get_args
 
 import msgspec
 
+from controlplane.audit.columns import Columns, Rows, usd
+from controlplane.audit.memory import Memory, attempt_name
 from controlplane.audit.messages import Distrusted
+from controlplane.audit.told import Told
 from events.codec import Batch
 from events.log.port import Stored
-from events.state.objects import exposure_after, is_newest
 from events.types import (
     SYSTEM,
     AgentRegistered,
@@ -41,259 +41,223 @@ from events.types import (
     RequestReleased,
     RequestSettled,
 )
-from schemas.money import NANOS_PER_USD
 from schemas.policy import Who
 
-SIGNS_OF_LIFE = (Heartbeat, Marked, LogMarked)
+SIGNS_OF_LIFE = frozenset({Heartbeat, Marked, LogMarked})
 """Ten a second from each idle node, and they say nothing that a compliance officer asks."""
 
 _WITH_DIGEST = frozenset(kind for kind in get_args(Event) if "token_sha256" in kind.__struct_fields__)
 
 _encoder = msgspec.json.Encoder()
 
-Row = dict[str, Any]
 
-REMEMBERED = 200_000
-"""Requests of each kind. An end is told twice only by a node that was fenced meanwhile, so within seconds of the first;
-intents are looked up again if they are older."""
-
-
-class Known(NamedTuple):
-    """What is counted for an object so far; `told_seq`, `final` as in events.state.objects.TrackedObject."""
-
-    counted: int = 0
-    told_seq: int = 0
-    final: bool = False
-
-
-class Memory:
-    """What rows need of the events before: objects, where intents are, and which requests have ended."""
+class _Kind:
+    """Events of one kind, and what belongs to each."""
 
     def __init__(self) -> None:
-        self.objects: dict[str, Known] = {}
-        """By `<meter> <object reference>`."""
-        self.since: dict[str, int] = {}
-        """Sequence of the intent, by `attempt_name`."""
-        self._told: dict[str, None] = {}
-
-    def forget(self, keep_objects: int) -> None:
-        """Drop what was seen first until little enough is left; it can be looked up again."""
-        _shrink(self.objects, keep_objects)
-        _shrink(self.since, REMEMBERED)
-
-    def tell(self, name: str) -> bool:
-        """Whether this is the first time that it is told; the ledger ignores all others."""
-        if name in self._told:
-            return False
-        self._told[name] = None
-        _shrink(self._told, REMEMBERED)
-        return True
+        self.events: list[Any] = []
+        self.counted: list[tuple[int, int, ObjectExposure | None]] = []
+        """Of settlements: controlplane.audit.memory.Memory.count."""
+        self.idx: list[int] = []
+        self.heads: list[tuple[int, str, int, int, int]] = []
+        """Of their messages: sequence, actor, number, when the batch was made, when it was stored."""
 
 
-def _shrink(entries: dict[str, Any], keep: int) -> None:
-    while len(entries) > max(0, keep):
-        del entries[next(iter(entries))]
+def add_rows(rows: Rows, told: Told, log: str, messages: Iterable[tuple[Stored, Batch]], memory: Memory) -> None:
+    """Add the rows of these messages of a log, with their batches. `memory` is what is known before, and is left
+    updated.
+    """
+    kinds: dict[type, _Kind] = {}
+    for message, batch in messages:
+        seq = message.sequence
+        head = (seq, batch.actor, batch.n, batch.at_ns, message.time_ns)
+        for idx, event in enumerate(batch.events):
+            kind: type = type(event)
+            if kind in SIGNS_OF_LIFE or (kind is RequestRefused and memory.is_repeat(event)):  # type: ignore[arg-type]
+                continue
+            like = kinds.get(kind)
+            if like is None:
+                like = kinds[kind] = _Kind()
+            like.events.append(event)
+            like.heads.append(head)
+            like.idx.append(idx)
+            _tell(told, seq, event, like, memory)
+    for kind, like in kinds.items():
+        _put(rows, log, kind, like)
 
 
-COLUMNS: dict[str, Any] = {
-    "log": "", "seq": 0, "idx": 0, "actor": "", "n": 0, "at": 0, "stored_at": 0, "type": "", "request_id": "",
-    "key": "", "label": "", "agent": "", "owner": "", "purpose": "", "cost_center": "", "run": "", "user": "",
-    "feature": "", "client": "", "upstream": "", "operation": "", "method": "", "path": "", "model": "",
-    "status": 0, "outcome": "", "refusal": "", "message": "", "line": "", "count": 0, "bound_usd": Decimal(0),
-    "actual_usd": Decimal(0), "refund_usd": Decimal(0), "object": "", "exposure_usd": Decimal(0), "meter": "",
-    "idempotency": "", "resolves": "", "input_tokens": 0, "output_tokens": 0, "cached_tokens": 0, "tool_calls": 0,
-    "latency_us": 0, "overhead_us": 0, "subject": "", "operator": "", "operator_name": "", "address": "",
-    "reason": "", "data": "",
-}  # fmt: skip
-"""Every column of the table in its order, with the value of an event that has nothing to say there."""
+def _tell(told: Told, seq: int, event: Any, like: _Kind, memory: Memory) -> None:
+    """What depends on the order of events."""
+    if isinstance(event, RequestAdmitted):
+        memory.since.setdefault(attempt_name(event.request_id, event.attempt), seq)
+        told.steps.append((event.request_id, seq, event.attempt == 1, False))
+    elif isinstance(event, RequestSettled):
+        like.counted.append(memory.count(seq, event))
+        told.steps.append((event.request_id, seq, False, event.outcome == "settled"))
+        if event.resolves:
+            told.resolved.append(event.resolves)
+    elif isinstance(event, RequestReleased):
+        told.steps.append((event.request_id, seq, False, True))
+    elif isinstance(event, RequestRefused):
+        told.steps.append((event.request_id, seq, True, True))
+    elif isinstance(event, RequestReconciled):
+        told.steps.append((event.request_id, seq, False, False))
+        told.reconciled = True
+    elif isinstance(event, Fenced):
+        told.fenced.append(event.actor)
 
 
-MAX_NANOS = 10**18 - 1
-"""What Decimal(18, 9) holds: a nano less than a billion dollars."""
-
-
-def names_in(rows: list[Row]) -> list[str]:
-    """The columns of which some row has a value, in the table's order."""
-    present: set[str] = set().union(*rows)
-    return [name for name in COLUMNS if name in present]
-
-
-def column(rows: list[Row], name: str) -> list[Any]:
-    """One column of all rows."""
-    default = COLUMNS[name]
-    return [row.get(name, default) for row in rows]
-
-
-def columns_of(rows: list[Row]) -> dict[str, list[Any]]:
-    """By column, without those of which no row has a value: the table knows the defaults."""
-    return {name: column(rows, name) for name in names_in(rows)}
-
-
-def usd(nanos: int) -> Decimal:
-    """Nano-dollars as the Decimal(18, 9) of a column; what no column holds as the most that it does."""
-    return Decimal(max(-MAX_NANOS, min(nanos, MAX_NANOS))) / NANOS_PER_USD
-
-
-class Wants(NamedTuple):
-    """What the rows of a batch need to know: objects (`place_of`) and intents (`attempt_name`)."""
-
-    places: set[str]
-    names: set[str]
-
-
-def wants_of(batch: Batch) -> Wants:
-    """What `rows_of` will look up in its memory."""
-    wants = Wants(set(), set())
-    for event in batch.events:
-        if isinstance(event, RequestSettled) and event.object is not None:
-            wants.places.add(place_of(event.object))
-            wants.names.add(attempt_name(event.request_id, event.attempt))
-    return wants
-
-
-def place_of(settled: ObjectExposure) -> str:
-    """A key of `Memory.objects`."""
-    return f"{settled.meter} {settled.ref}"
-
-
-def attempt_name(request_id: str, attempt: int) -> str:
-    """One attempt of a request: each is counted by itself (rule S1). Without a number it is the first."""
-    return request_id if attempt <= 1 else f"{request_id}#{attempt}"
-
-
-def refusal_name(request_id: str, code: str, first_at_ns: int) -> str:
-    """One recorded refusal."""
-    return f"refused {request_id} {code} {first_at_ns}"
-
-
-def rows_of(log: str, message: Stored, batch: Batch, memory: Memory) -> list[Row]:
-    """The rows of one log message, whose payload is `batch`."""
-    rows = []
-    for idx, event in enumerate(batch.events):
-        if isinstance(event, SIGNS_OF_LIFE) or (isinstance(event, RequestRefused) and _is_repeat(event, memory)):
-            continue
-        if isinstance(event, RequestAdmitted):
-            memory.since.setdefault(attempt_name(event.request_id, event.attempt), message.sequence)
-        row: Row = {
-            "log": log,
-            "seq": message.sequence,
-            "idx": idx,
-            "actor": batch.actor,
-            "n": batch.n,
-            "at": batch.at_ns,
-            "stored_at": message.time_ns,
-            "type": type(event).__name__,
-            "data": _json(event),
-        }
-        _fill(row, event, memory)
-        rows.append(row)
-    return rows
-
-
-def _fill(row: Row, event: Any, memory: Memory) -> None:
-    filler = _FILLERS.get(type(event))
+def _put(rows: Rows, log: str, kind: type, like: _Kind) -> None:
+    count = len(like.events)
+    columns: Columns = dict(zip(("seq", "actor", "n", "at", "stored_at"), zip(*like.heads, strict=True), strict=True))
+    columns |= {"log": [log] * count, "idx": like.idx, "type": [kind.__name__] * count}
+    columns["data"] = list(_as_json(kind, like.events))
+    filler = _FILLERS.get(kind)
     if filler is not None:
-        filler(row, event)
-    if isinstance(event, RequestSettled):
-        _count(row, event, memory)
-    by = getattr(event, "by", None)
-    if isinstance(by, By):
-        row.update(operator=by.operator, operator_name=by.name, address=by.address, reason=by.reason)
-        row.setdefault("subject", _subject(event))
+        columns |= filler(like)
+    if isinstance(getattr(like.events[0], "by", None), By):
+        columns = {"subject": [_subject(event) for event in like.events]} | columns | _operator(like)
+    rows.put(count, columns)
 
 
-def _admitted(row: Row, event: RequestAdmitted) -> None:
-    _who(row, event.who)
-    row.update(
-        at=event.at_ns, request_id=event.request_id, client=event.client, upstream=event.upstream,
-        operation=event.operation, method=event.method, path=event.path, model=event.model,
-        bound_usd=usd(event.bound.usd), idempotency=event.idempotency,
-    )  # fmt: skip
+def _admitted(like: _Kind) -> Columns:
+    events: list[RequestAdmitted] = like.events
+    return _who([event.who for event in events]) | {
+        "at": [event.at_ns for event in events],
+        "request_id": [event.request_id for event in events],
+        "client": [event.client for event in events],
+        "upstream": [event.upstream for event in events],
+        "operation": [event.operation for event in events],
+        "method": [event.method for event in events],
+        "path": [event.path for event in events],
+        "model": [event.model for event in events],
+        "bound_usd": usd(event.bound.usd for event in events),
+        "idempotency": [event.idempotency for event in events],
+    }
 
 
-def _refused(row: Row, event: RequestRefused) -> None:
-    _who(row, event.who)
-    row.update(
-        at=event.first_at_ns, request_id=event.request_id, client=event.client, upstream=event.upstream,
-        method=event.method, path=event.path, model=event.model, status=event.status, refusal=event.code,
-        message=event.message, line=event.line, count=event.count, outcome="refused", bound_usd=usd(event.bound.usd),
-    )  # fmt: skip
+def _refused(like: _Kind) -> Columns:
+    events: list[RequestRefused] = like.events
+    return _who([event.who for event in events]) | {
+        "at": [event.first_at_ns for event in events],
+        "request_id": [event.request_id for event in events],
+        "client": [event.client for event in events],
+        "upstream": [event.upstream for event in events],
+        "method": [event.method for event in events],
+        "path": [event.path for event in events],
+        "model": [event.model for event in events],
+        "status": [event.status for event in events],
+        "refusal": [event.code for event in events],
+        "message": [event.message for event in events],
+        "line": [event.line for event in events],
+        "count": [event.count for event in events],
+        "outcome": ["refused"] * len(events),
+        "bound_usd": usd(event.bound.usd for event in events),
+    }
 
 
-def _settled(row: Row, event: RequestSettled) -> None:
-    row.update(
-        at=event.at_ns, request_id=event.request_id, model=event.model, status=event.status, outcome=event.outcome,
-        message=event.error, input_tokens=event.input_tokens, output_tokens=event.output_tokens,
-        cached_tokens=event.cached_tokens, tool_calls=event.tool_calls, latency_us=event.latency_us,
-        overhead_us=event.overhead_us, resolves=event.resolves,
-    )  # fmt: skip
+def _settled(like: _Kind) -> Columns:
+    events: list[RequestSettled] = like.events
+    objects = [told for _, _, told in like.counted]
+    columns: Columns = {
+        "at": [event.at_ns for event in events],
+        "request_id": [event.request_id for event in events],
+        "model": [event.model for event in events],
+        "status": [event.status for event in events],
+        "outcome": [event.outcome for event in events],
+        "message": [event.error for event in events],
+        "input_tokens": [event.input_tokens for event in events],
+        "output_tokens": [event.output_tokens for event in events],
+        "cached_tokens": [event.cached_tokens for event in events],
+        "tool_calls": [event.tool_calls for event in events],
+        "latency_us": [event.latency_us for event in events],
+        "overhead_us": [event.overhead_us for event in events],
+        "resolves": [event.resolves for event in events],
+        "actual_usd": usd(spent for spent, _, _ in like.counted),
+        "refund_usd": usd(refunded for _, refunded, _ in like.counted),
+    }
+    if any(objects):
+        columns |= {
+            "object": [told.ref if told else "" for told in objects],
+            "exposure_usd": usd(told.exposure_nanos if told else 0 for told in objects),
+            "meter": [told.meter if told else "" for told in objects],
+        }
+    return columns
 
 
-def _is_repeat(event: RequestRefused, memory: Memory) -> bool:
-    """Of a refusal whose recording was in doubt when its node was fenced: the next log may hold it again."""
-    return not memory.tell(refusal_name(event.request_id, event.code, event.first_at_ns))
+def _released(like: _Kind) -> Columns:
+    events: list[RequestReleased] = like.events
+    return {
+        "at": [event.at_ns or head[3] for event, head in zip(events, like.heads, strict=True)],
+        "request_id": [event.request_id for event in events],
+        "reason": [event.reason for event in events],
+        "outcome": ["released"] * len(events),
+    }
 
 
-def _count(row: Row, event: RequestSettled, memory: Memory) -> None:
-    """What the settlement counts: its actual figures, and for an object the difference (rule S2)."""
-    if event.outcome != "settled" or not memory.tell(attempt_name(event.request_id, event.attempt)):
-        return
-    spent, refunded = event.actual.usd, event.actual.refund
-    if event.object is not None:
-        difference = _difference(row["seq"], event, event.object, memory)
-        row.update(object=event.object.ref, exposure_usd=usd(event.object.exposure_nanos), meter=event.object.meter)
-        if event.object.meter == "usd":
-            spent = difference
-        else:
-            refunded = difference
-    row.update(actual_usd=usd(spent), refund_usd=usd(refunded))
+def _reconciled(like: _Kind) -> Columns:
+    events: list[RequestReconciled] = like.events
+    return {
+        "request_id": [event.request_id for event in events],
+        "actual_usd": usd(event.actual.usd for event in events),
+        "refund_usd": usd(event.actual.refund for event in events),
+        "subject": [f"request:{event.request_id}" for event in events],
+    }
 
 
-def _difference(seq: int, event: RequestSettled, told: ObjectExposure, memory: Memory) -> int:
-    place = place_of(told)
-    known = memory.objects.get(place, Known())
-    since_seq = 0 if event.resolves else memory.since.get(attempt_name(event.request_id, event.attempt), 0)
-    counted = exposure_after(known.counted, known.final, told, is_newest(known.told_seq, since_seq))
-    memory.objects[place] = Known(counted, seq, known.final or told.final)
-    return counted - known.counted
+def _fence(like: _Kind) -> Columns:
+    events: list[Fenced | FenceOpened] = like.events
+    return {"subject": [event.actor for event in events], "reason": [getattr(event, "reason", "") for event in events]}
 
 
-def _released(row: Row, event: RequestReleased) -> None:
-    row.update(request_id=event.request_id, reason=event.reason, outcome="released")
-    if event.at_ns:
-        row["at"] = event.at_ns
+def _alert(like: _Kind) -> Columns:
+    events: list[AlertRaised | AlertCleared] = like.events
+    messages = [event.message for event in events]
+    return {
+        "at": [event.at_ns for event in events],
+        "subject": [f"alert:{event.kind}:{event.subject}" for event in events],
+        "operator_name": [SYSTEM.name] * len(events),
+        "message": messages,
+        "reason": messages,
+    }
 
 
-def _reconciled(row: Row, event: RequestReconciled) -> None:
-    row.update(
-        request_id=event.request_id, actual_usd=usd(event.actual.usd), refund_usd=usd(event.actual.refund),
-        subject=f"request:{event.request_id}",
-    )  # fmt: skip
+def _distrusted(like: _Kind) -> Columns:
+    events: list[Distrusted] = like.events
+    return {"subject": [event.subject for event in events], "reason": ["no node writes this"] * len(events)}
 
 
-def _fence(row: Row, event: Fenced | FenceOpened) -> None:
-    row.update(subject=event.actor, reason=getattr(event, "reason", ""))
+def _node(like: _Kind) -> Columns:
+    events: list[NodeJoined | NodeFenced] = like.events
+    reasons = [getattr(event, "reason", "") for event in events]
+    return {"subject": [event.incarnation for event in events], "reason": reasons}
 
 
-def _alert(row: Row, event: AlertRaised | AlertCleared) -> None:
-    row.update(at=event.at_ns, subject=f"alert:{event.kind}:{event.subject}", operator_name=SYSTEM.name)
-    row.update(message=event.message, reason=event.message)
+def _who(everybody: list[Who]) -> Columns:
+    return {
+        "key": [who.key for who in everybody],
+        "label": [who.label for who in everybody],
+        "agent": [who.agent for who in everybody],
+        "owner": [who.owner for who in everybody],
+        "purpose": [who.purpose for who in everybody],
+        "cost_center": [who.cost_center for who in everybody],
+        "run": [who.run for who in everybody],
+        "user": [who.user for who in everybody],
+        "feature": [who.feature for who in everybody],
+    }
 
 
-def _distrusted(row: Row, event: Distrusted) -> None:
-    row.update(subject=event.subject, reason="no node writes this")
+def _operator(like: _Kind) -> Columns:
+    everybody: list[By] = [event.by for event in like.events]
+    return {
+        "operator": [by.operator for by in everybody],
+        "operator_name": [by.name for by in everybody],
+        "address": [by.address for by in everybody],
+        "reason": [by.reason for by in everybody],
+    }
 
 
-def _node(row: Row, event: NodeJoined | NodeFenced) -> None:
-    row.update(subject=event.incarnation, reason=getattr(event, "reason", ""))
-
-
-def _who(row: Row, who: Who) -> None:
-    for field in Who.__struct_fields__:
-        row[field] = getattr(who, field)
-
-
-_FILLERS: dict[type, Callable[[Row, Any], None]] = {
+_FILLERS: dict[type, Callable[[_Kind], Columns]] = {
     RequestAdmitted: _admitted,
     RequestRefused: _refused,
     RequestSettled: _settled,
@@ -307,6 +271,7 @@ _FILLERS: dict[type, Callable[[Row, Any], None]] = {
     NodeFenced: _node,
     Distrusted: _distrusted,
 }
+"""What events of a kind have to say beside where they stand."""
 
 
 def _subject(event: Any) -> str:
@@ -321,15 +286,14 @@ def _subject(event: Any) -> str:
     return f"operator:{event.id}" if name.startswith("Operator") else name
 
 
-def _json(event: Any) -> str:
-    """The event as JSON. Digests of tokens are of no use to a reader, and best kept where they are needed."""
-    if type(event) not in _WITH_DIGEST:
-        return _encoder.encode(event).decode()
-    fields = msgspec.to_builtins(event)
+def _as_json(kind: type, events: Iterable[Any]) -> Iterator[bytes]:
+    """The events as JSON. Digests of tokens are of no use to a reader, and best kept where they are needed."""
+    if kind not in _WITH_DIGEST:
+        return map(_encoder.encode, events)
+    return (_encoder.encode(_without_digest(event)) for event in events)
+
+
+def _without_digest(event: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(event)
     fields.pop("token_sha256", None)
-    return _encoder.encode(fields).decode()
-
-
-def as_values(row: Row) -> list[Any]:
-    """The row's values in the table's order."""
-    return [row.get(name, default) for name, default in COLUMNS.items()]
+    return fields

@@ -1,16 +1,19 @@
 """ClickHouse as the audit uses it: one asynchronous HTTP client, embedded and server alike."""
 
 import asyncio
+import io
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
 import aiohttp
 import clickhouse_connect
+from aiohttp.payload import TOO_LARGE_BYTES_BODY
 from clickhouse_connect.driver.asyncclient import AsyncClient
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from controlplane.audit.merge import merge_everything
+from controlplane.audit.packed import Packed, pack
 from controlplane.process_settings import ClickHouseAccess
 
 QUERY_TIMEOUT_S = 30
@@ -48,16 +51,21 @@ class Store:
     async def insert(self, table: str, columns: Mapping[str, Sequence[Any]], token: str) -> None:
         """Insert columns of equal length as one block; a repeat with the same token changes nothing.
 
-        Returns once ClickHouse has acknowledged it. Raises StoreUnavailable: its fate is then unknown.
+        `table`, `columns`: of controlplane.audit.columns.TABLES. Returns once ClickHouse has acknowledged it. Raises
+        StoreUnavailable: its fate is then unknown.
         """
+        packed = columns if isinstance(columns, Packed) else await pack(table, columns)
+        body = packed.body
         try:
             client = await self._connected()
-            await client.insert(
+            await client.raw_insert(
                 table,
-                list(columns.values()),
-                column_names=list(columns),
-                column_oriented=True,
+                list(columns),
+                # Bytes are sent again if the connection had gone stale; of a megabyte of them aiohttp warns.
+                body if len(body) < TOO_LARGE_BYTES_BODY else io.BytesIO(body),
                 settings={"insert_deduplicate": 1, "insert_deduplication_token": token, "async_insert": 0},
+                fmt="Native",
+                compression=packed.compression,
             )
         except UNREACHABLE as error:
             raise StoreUnavailable(_describe(error)) from error

@@ -36,11 +36,14 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from controlplane.audit.blocks import TURN_EVENTS, Block, make_columns, make_rows
+from controlplane.audit.blocks import TURN_EVENTS, Block, make_rows
+from controlplane.audit.columns import BLOCKS, EVENTS, Columns, Place, Rows
 from controlplane.audit.lookup import Lookup
+from controlplane.audit.memory import Memory
 from controlplane.audit.merge import Merger
-from controlplane.audit.rows import Memory, Row, columns_of
+from controlplane.audit.packed import Packed, pack
 from controlplane.audit.store import Store, StoreUnavailable
+from controlplane.audit.told import Told
 from events.log.port import Follower, LogUnavailable, Stored, StreamPort
 from events.tasks import until_first
 from schemas.histogram import Histogram
@@ -56,9 +59,9 @@ BLOCK_BOUNDS_US = (5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_0
 class WriterLimits:
     """How large blocks get and how long they wait."""
 
-    max_rows: int = 8_000
-    """A block of this size is written at once (a single message with more, by itself). 16,000 usual rows are more than
-    the embedded engine's limit for a statement that writes (200 MB), and gain nothing."""
+    max_rows: int = 16_000
+    """A block of this size is written at once (a single message with more, by itself). The embedded engine needs 30 MB
+    for so many usual rows; what is fixed about a block, some 40 ms, is shared by them."""
     max_bytes: int = 8 << 20
     """The same for the messages' bytes: rows can be much larger than usual."""
     piece_rows: int = 1_000
@@ -97,10 +100,11 @@ class Progress:
 
 
 class _Ready(NamedTuple):
-    """A block that can be written: its rows (none: it held signs of life alone), and the same by column."""
+    """A block that can be written: its rows (none: it held signs of life alone), what they mean, and them packed."""
 
-    rows: list[Row]
-    columns: dict[str, list[Any]]
+    rows: Rows
+    told: Told
+    packed: Packed
     from_seq: int
     to_seq: int
 
@@ -118,7 +122,7 @@ class LogWriter:
         self._ahead: list[Stored] = []
         """Read, and not yet in a block."""
         self._ready: asyncio.Queue[_Ready] = asyncio.Queue(1)
-        """One is written, one waits here, one is gathered: some 60 MB of usual rows."""
+        """One is written, one waits here, one is gathered: some 70 MB of usual rows."""
         self._lookup = Lookup(self._memory, self._query, self._ready.join)
         self._begun: deque[int] = deque()
         """When the log stored the first message of each block that is not written."""
@@ -141,13 +145,19 @@ class LogWriter:
     async def _make_ready(self, follower: Follower) -> None:
         """Gather blocks, and make them rows. Runs for ever."""
         while True:
-            block = await self._gather(follower)
-            if block.messages:
-                from_seq, to_seq = block.messages[0][0].sequence, block.messages[-1][0].sequence
-                await self._know(block, from_seq)
-                rows = await make_rows(self._log, block, self._memory)
-                await self._ready.put(_Ready(rows, await make_columns(rows), from_seq, to_seq))
+            ready = await self._make_next(follower)
+            if ready is not None:
+                await self._ready.put(ready)
             self.progress.lag = follower.lag
+
+    async def _make_next(self, follower: Follower) -> _Ready | None:
+        block = await self._gather(follower)
+        if not block.messages:
+            return None
+        from_seq, to_seq = block.messages[0][0].sequence, block.messages[-1][0].sequence
+        await self._know(block, from_seq)
+        rows, told = await make_rows(self._log, block, self._memory)
+        return _Ready(rows, told, await pack(EVENTS, rows.columns()), from_seq, to_seq)
 
     async def _write_ready(self) -> None:
         """Write one block after the other. Runs for ever."""
@@ -218,14 +228,14 @@ class LogWriter:
         return block.events >= self._limits.max_rows or block.bytes >= self._limits.max_bytes
 
     async def _write_new(self, block: _Ready) -> None:
-        rows, columns, from_seq, to_seq = block
-        if rows:
+        rows, told, packed, from_seq, to_seq = block
+        if rows.count:
             # From here on this block is written with exactly these boundaries, whoever writes it.
             recorded = await self._record(from_seq, to_seq)
             if recorded != to_seq:
                 raise RuntimeError(f"another writer recorded block {from_seq}..{recorded} of log {self._log}")
-            await self._insert_rows(rows, columns, from_seq, to_seq)
-            self._merger.add(rows, from_seq, to_seq)
+            await self._insert_rows(rows, packed, from_seq, to_seq)
+            await self._merger.add(told, from_seq, to_seq)
         self._ready.task_done()
         await self._merge_in_time()
         self.progress.written_through = to_seq
@@ -242,8 +252,8 @@ class LogWriter:
 
     async def _insert(self, block: Block, from_seq: int, to_seq: int) -> None:
         await self._know(block, from_seq)
-        rows = await make_rows(self._log, block, self._memory)
-        await self._insert_rows(rows, await make_columns(rows), from_seq, to_seq, repeated=True)
+        rows, _ = await make_rows(self._log, block, self._memory)
+        await self._insert_rows(rows, await pack(EVENTS, rows.columns()), from_seq, to_seq, repeated=True)
         await self._merger.resume()
         self.progress.written_through = to_seq
 
@@ -252,18 +262,18 @@ class LogWriter:
             await self._lookup.remember(before_seq)
 
     async def _know(self, block: Block, before_seq: int) -> None:
-        await self._lookup.know((batch for _, batch in block.messages), before_seq)
+        await self._lookup.know(block.wants, before_seq)
 
     async def _record(self, from_seq: int, to_seq: int) -> int:
         """Record the block's boundaries; returns the end that is on record, which is `to_seq` but for a rival."""
-        columns: dict[str, list[Any]] = {"log": [self._log], "from_seq": [from_seq], "to_seq": [to_seq]}
+        columns: Columns = {"log": [self._log], "from_seq": [from_seq], "to_seq": [to_seq]}
         sql = (
             "SELECT to_seq FROM ringfence.blocks WHERE log = {log:String} AND from_seq = {from_seq:UInt64} "
             "ORDER BY written_at, to_seq LIMIT 1"
         )
         token = f"block-{self._log}-{from_seq}"
         while True:
-            await self._put("ringfence.blocks", columns, token)
+            await self._put(BLOCKS, columns, token)
             for pause_s in self._limits.settle_s:
                 if rows := await self._query(sql, {"log": self._log, "from_seq": from_seq}):
                     return int(rows[0][0])
@@ -271,49 +281,49 @@ class LogWriter:
             token = self._another(token)
 
     async def _insert_rows(
-        self, rows: list[Row], columns: dict[str, list[Any]], from_seq: int, to_seq: int, *, repeated: bool = False
+        self, rows: Rows, packed: Packed, from_seq: int, to_seq: int, *, repeated: bool = False
     ) -> None:
         """`repeated`: somebody may have tried before, under this token or (controlplane.audit.mend) under others."""
         began_s = asyncio.get_running_loop().time()
         token = f"events-{self._log}-{from_seq}-{to_seq}"
         if repeated and await self._is_kept(rows, from_seq, to_seq):
             return
-        certain = await self._put("ringfence.events", columns, token)
+        certain = await self._put(EVENTS, packed, token)
         if repeated or not certain or not await self._is_kept(rows, from_seq, to_seq):
             await self._complete(rows, from_seq, to_seq, token)
-        self.progress.rows += len(rows)
+        self.progress.rows += rows.count
         self.progress.blocks += 1
         self.progress.block_us.observe(round((asyncio.get_running_loop().time() - began_s) * 1e6))
 
-    async def _is_kept(self, rows: list[Row], from_seq: int, to_seq: int) -> bool:
+    async def _is_kept(self, rows: Rows, from_seq: int, to_seq: int) -> bool:
         """Whether the table holds the block. (chDB acknowledges inserts that failed at their end, out of memory.)"""
         sql = (
             "SELECT count() FROM ringfence.events "
             "WHERE log = {log:String} AND seq BETWEEN {from_seq:UInt64} AND {to_seq:UInt64}"
         )
         found = await self._query(sql, {"log": self._log, "from_seq": from_seq, "to_seq": to_seq})
-        return int(found[0][0]) == len(rows)
+        return int(found[0][0]) == rows.count
 
-    async def _complete(self, rows: list[Row], from_seq: int, to_seq: int, token: str) -> None:
+    async def _complete(self, rows: Rows, from_seq: int, to_seq: int, token: str) -> None:
         """Until all rows of a block are there: what was acknowledged may have been dropped as a repeat of nothing."""
         while missing := await self._missing(rows, from_seq, to_seq):
             token = self._another(token)
             for begin in range(0, len(missing), self._limits.piece_rows):
                 piece = missing[begin : begin + self._limits.piece_rows]
-                await self._put("ringfence.events", columns_of(piece), f"{token}-{begin}")
+                await self._put(EVENTS, rows.picked(piece), f"{token}-{begin}")
 
-    async def _missing(self, rows: list[Row], from_seq: int, to_seq: int) -> list[Row]:
-        """Rows of a block that are not in the table, nor come while an insert may still be under way there."""
-        missing = rows
+    async def _missing(self, rows: Rows, from_seq: int, to_seq: int) -> list[int]:
+        """Which rows of a block are not in the table, nor come while an insert may still be under way there."""
+        missing = list(range(rows.count))
         for pause_s in self._limits.settle_s:
             there = await self._there(from_seq, to_seq)
-            missing = [row for row in rows if (row["seq"], row["idx"]) not in there]
+            missing = [row for row, place in enumerate(rows.places()) if place not in there]
             if not missing:
                 break
             await asyncio.sleep(pause_s)
         return missing
 
-    async def _there(self, from_seq: int, to_seq: int) -> set[tuple[int, int]]:
+    async def _there(self, from_seq: int, to_seq: int) -> set[Place]:
         """Which events of a span the table holds: (seq, idx)."""
         sql = (
             "SELECT seq, idx FROM ringfence.events "
@@ -347,7 +357,7 @@ class LogWriter:
                 self.progress.trouble = ""
                 return rows
 
-    async def _put(self, table: str, columns: dict[str, list[Any]], token: str) -> bool:
+    async def _put(self, table: str, columns: Columns, token: str) -> bool:
         """Until it is acknowledged: the same block under the same token. Whether it was at the first try."""
         certain = True
         while True:

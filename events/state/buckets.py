@@ -1,5 +1,7 @@
 """An account's quarter hours, and the running sums over them: what `events.state.tally` is made of."""
 
+import msgspec
+
 from events.state.four import ZERO, Four, negative, plus
 from schemas.accounts import METERS
 
@@ -28,16 +30,13 @@ class Cell:
         return self.end_s is None or self.start_s <= bucket.start_s < self.end_s
 
 
-class Bucket:
+class Bucket(msgspec.Struct, eq=False, gc=False):  # neither it nor an account is in a cycle, and there are very many
     """One account's quarter of an hour."""
 
-    __slots__ = ("cells", "held", "settled", "start_s")
-
-    def __init__(self, start_s: int) -> None:
-        self.start_s = start_s
-        self.settled = [0, 0, 0, 0]
-        self.held = [0, 0, 0, 0]
-        self.cells: list[Cell] = []
+    start_s: int
+    settled: list[int]
+    held: list[int]
+    cells: list[Cell]
 
 
 class Spot:
@@ -47,12 +46,16 @@ class Spot:
     thousand requests of one agent move its accounts and all their cells once. `untold` is where it waits for that.
     """
 
-    __slots__ = ("_buckets", "_held", "_settled", "_untold", "_waits")
+    __slots__ = (
+        "_buckets", "_held_refund", "_held_requests", "_held_tokens", "_held_usd", "_refund", "_requests", "_tokens",
+        "_untold", "_usd", "_waits",
+    )  # fmt: skip
 
     def __init__(self, buckets: "tuple[Bucket, ...]", untold: "list[Spot]") -> None:
         self._buckets = buckets
-        self._held = [0, 0, 0, 0]
-        self._settled = [0, 0, 0, 0]
+        # Numbers, not lists of four: these are made for each key and quarter, and moved by each request.
+        self._held_usd = self._held_refund = self._held_requests = self._held_tokens = 0
+        self._usd = self._refund = self._requests = self._tokens = 0
         self._untold = untold
         self._waits = False
 
@@ -61,33 +64,32 @@ class Spot:
         if not self._waits:
             self._wait()
         usd, refund, requests, tokens = amounts
-        held = self._held
-        held[0] += usd
-        held[2] += requests
+        self._held_usd += usd
+        self._held_requests += requests
         if refund:
-            held[1] += refund
+            self._held_refund += refund
         if tokens:
-            held[3] += tokens
+            self._held_tokens += tokens
 
     def settle(self, bound: Four, cost: Four) -> None:
         """A request that held `bound` has cost `cost`."""
         if not self._waits:
             self._wait()
-        held, settled = self._held, self._settled
-        held[0] -= bound[0]
-        held[2] -= bound[2]
-        settled[0] += cost[0]
-        settled[2] += cost[2]
+        self._held_usd -= bound[0]
+        self._held_requests -= bound[2]
+        self._usd += cost[0]
+        self._requests += cost[2]
         if bound[1] or cost[1]:
-            held[1] -= bound[1]
-            settled[1] += cost[1]
+            self._held_refund -= bound[1]
+            self._refund += cost[1]
         if bound[3] or cost[3]:
-            held[3] -= bound[3]
-            settled[3] += cost[3]
+            self._held_tokens -= bound[3]
+            self._tokens += cost[3]
 
     def tell(self) -> None:
         """Bring the buckets and their cells up to date. For `Tally.tell_all`."""
-        held_by, settled_by = self._held, self._settled
+        held_by = (self._held_usd, self._held_refund, self._held_requests, self._held_tokens)
+        settled_by = (self._usd, self._refund, self._requests, self._tokens)
         for bucket in self._buckets:
             held, settled = bucket.held, bucket.settled
             for meter in _ALL_METERS:
@@ -96,7 +98,8 @@ class Spot:
             for cell in bucket.cells:
                 cell.held += held_by[cell.meter]
                 cell.settled += settled_by[cell.meter]
-        self._held, self._settled = [0, 0, 0, 0], [0, 0, 0, 0]
+        self._held_usd = self._held_refund = self._held_requests = self._held_tokens = 0
+        self._usd = self._refund = self._requests = self._tokens = 0
         self._waits = False
 
     def _wait(self) -> None:
@@ -104,27 +107,25 @@ class Spot:
         self._untold.append(self)
 
 
-class Account:
+class Account(msgspec.Struct, eq=False, gc=False):
     """`edge_s`: the time up to which its old buckets have been poured into PAST.
 
     Of a key: `first_agent` is the one that used it first, `shares` what other agents (of declared identities)
     used of it. The first one's share is the rest.
     """
 
-    __slots__ = ("buckets", "cells", "edge_s", "first_agent", "shares")
-
-    def __init__(self, edge_s: int) -> None:
-        self.buckets: dict[int, Bucket] = {}
-        self.cells: dict[tuple[str, str, int], Cell] = {}
-        self.edge_s = edge_s
-        self.first_agent = ""
-        self.shares: dict[str, Account] = {}
+    edge_s: int
+    buckets: dict[int, Bucket] = {}
+    cells: dict[tuple[str, str, int], Cell] = {}
+    first_agent: str = ""
+    shares: "dict[str, Account]" = {}
 
     def bucket(self, start_s: int) -> Bucket:
         bucket = self.buckets.get(start_s)
         if bucket is None:
-            bucket = self.buckets[start_s] = Bucket(start_s)
-            bucket.cells = [cell for cell in self.cells.values() if cell.covers(bucket)]
+            bucket = self.buckets[start_s] = Bucket(start_s, [0, 0, 0, 0], [0, 0, 0, 0], [])
+            if self.cells:
+                bucket.cells = [cell for cell in self.cells.values() if cell.covers(bucket)]
         return bucket
 
 

@@ -19,8 +19,10 @@ Leases on windows that ended days ago are dropped (`advance`), and nothing bring
 
 from collections.abc import Iterator, Mapping
 
-from events.state.four import Four, negative
-from schemas.accounts import METERS, Line, account_key, parse_line
+import msgspec
+
+from events.state.four import Four
+from schemas.accounts import METERS, Span, account_key, split_line
 
 _HOUR_S = 3_600
 _DAY_S = 86_400
@@ -32,27 +34,21 @@ KEPT_S = 2 * _DAY_S
 """A lease goes this long after its window's end. Requests admitted in it may still settle; none is admitted."""
 
 
-class LineTotal:
+class LineTotal(msgspec.Struct, eq=False, gc=False):  # neither it nor a lease is in a cycle, and there are very many
     """What all nodes together have free of one line, and how many have a lease on it."""
 
-    __slots__ = ("leased", "leases", "meter")
-
-    def __init__(self, meter: int) -> None:
-        self.meter = meter
-        self.leased = 0
-        self.leases = 0
+    meter: int
+    leased: int = 0
+    leases: int = 0
 
 
-class Lease:
+class Lease(msgspec.Struct, eq=False, gc=False):
     """One incarnation's lease on one line; `granted` and `returned` are cumulative."""
 
-    __slots__ = ("free", "granted", "line", "returned")
-
-    def __init__(self, line: LineTotal) -> None:
-        self.line = line
-        self.granted = 0
-        self.returned = 0
-        self.free = 0
+    line: LineTotal
+    granted: int = 0
+    returned: int = 0
+    free: int = 0
 
     def move(self, amount: int) -> None:
         """Change what is free, and the line's total with it."""
@@ -71,18 +67,19 @@ class Draw:
     over is summed up here, and told to the leases when somebody looks (`Leases.tell_all`).
     """
 
-    __slots__ = ("_leases", "_moved", "_untold", "_waits", "lines")
+    __slots__ = ("_leases", "_refund", "_requests", "_tokens", "_untold", "_usd", "_waits", "lines")
 
     def __init__(self, lines: tuple[str, ...], leases: tuple[Lease, ...], untold: "list[Draw]") -> None:
         self.lines = lines
         self._leases = leases
-        self._moved = [0, 0, 0, 0]
+        self._usd = self._refund = self._requests = self._tokens = 0
         self._untold = untold
         self._waits = False
 
     def reserve(self, bound: Four) -> None:
         """A request is admitted."""
-        self.free(negative(bound))
+        usd, refund, requests, tokens = bound
+        self.free((-usd, -refund, -requests, -tokens))
 
     def free(self, amounts: Four) -> None:
         """A request leaves this over."""
@@ -92,20 +89,19 @@ class Draw:
             self._waits = True
             self._untold.append(self)
         usd, refund, requests, tokens = amounts
-        moved = self._moved
-        moved[0] += usd
-        moved[2] += requests
+        self._usd += usd
+        self._requests += requests
         if refund:
-            moved[1] += refund
+            self._refund += refund
         if tokens:
-            moved[3] += tokens
+            self._tokens += tokens
 
     def tell(self) -> None:
         """Bring the leases and their lines up to date. For `Leases.tell_all`."""
-        moved = self._moved
+        moved = (self._usd, self._refund, self._requests, self._tokens)
         for lease in self._leases:
             lease.move(moved[lease.line.meter])
-        self._moved = [0, 0, 0, 0]
+        self._usd = self._refund = self._requests = self._tokens = 0
         self._waits = False
 
 
@@ -192,16 +188,18 @@ class Leases:
         """The control log says: these are the incarnation's cumulative grants."""
         if incarnation in self.fenced and incarnation not in self.kept:
             return
+        leases = self._leases_of(incarnation)
         for line, amount in granted.items():
-            lease = self._lease(incarnation, line)
+            lease = leases.get(line) or self._lease(leases, line)
             if lease is not None and amount > lease.granted:
                 lease.move(amount - lease.granted)
                 lease.granted = amount
 
     def give_back(self, incarnation: str, returned: Mapping[str, int]) -> None:
         """The node's log says: these are its cumulative returns."""
+        leases = self._leases_of(incarnation)
         for line, amount in returned.items():
-            lease = self._lease(incarnation, line)
+            lease = leases.get(line) or self._lease(leases, line)
             if lease is not None and amount > lease.returned:
                 lease.move(lease.returned - amount)
                 lease.returned = amount
@@ -214,8 +212,9 @@ class Leases:
                 return Draw(lines, (), self._untold)
             if len(self._draws) >= MAX_DRAWS:
                 self._draws.clear()
-            found = [self._lease(incarnation, line) for line in lines]
-            draw = Draw(lines, tuple(lease for lease in found if lease is not None), self._untold)
+            leases = self._leases_of(incarnation)
+            found = [leases.get(line) or self._lease(leases, line) for line in lines]
+            draw = Draw(lines, tuple([lease for lease in found if lease is not None]), self._untold)
             self._draws[incarnation, lines] = draw
         return draw
 
@@ -253,7 +252,7 @@ class Leases:
         self.edge_s = edge_s
         self._forget_draws()
         for leases in self._by_incarnation.values():
-            for line in [line for line in leases if self._is_over(parse_line(line))]:
+            for line in [line for line in leases if self._is_over(split_line(line)[1])]:
                 self._detach(line, leases.pop(line))
 
     def rows(self) -> Iterator[tuple[str, str, int, int, int]]:
@@ -269,16 +268,19 @@ class Leases:
     def load(self, rows: list[tuple[str, str, int, int, int]]) -> None:
         """Take what `rows` of equal leases gave."""
         for incarnation, line, granted, returned, free in rows:
-            lease = self._lease(incarnation, line)
+            lease = self._lease(self._leases_of(incarnation), line)
             if lease is not None:
                 lease.granted, lease.returned = granted, returned
                 lease.move(free)
 
-    def _lease(self, incarnation: str, line: str) -> Lease | None:
-        leases = self._by_incarnation.setdefault(incarnation, {})
-        lease = leases.get(line)
-        if lease is not None:
-            return lease
+    def _leases_of(self, incarnation: str) -> dict[str, Lease]:
+        leases = self._by_incarnation.get(incarnation)
+        if leases is None:
+            leases = self._by_incarnation[incarnation] = {}
+        return leases
+
+    def _lease(self, leases: dict[str, Lease], line: str) -> Lease | None:
+        """A lease that an incarnation, of which these are all, does not have yet; None as for `_open_line`."""
         total = self._lines.get(line) or self._open_line(line)
         if total is None:
             return None
@@ -289,19 +291,23 @@ class Leases:
     def _open_line(self, line: str) -> LineTotal | None:
         """None: the text is no line (a node's defect, which must not stop the fold), or its window is over."""
         try:
-            parsed = parse_line(line)
-            meter = METERS.index(parsed.meter)  # ValueError for what is no meter
+            account, span = split_line(line)
+            meter = METERS.index(span.meter)  # ValueError for what is no meter
         except ValueError:
             return None
-        if self._is_over(parsed):
+        if self._is_over(span):
             return None
         total = self._lines[line] = LineTotal(meter)
-        self._by_account.setdefault(account_key(parsed.kind, parsed.id), set()).add(line)
+        lines = self._by_account.get(account)
+        if lines is None:
+            self._by_account[account] = {line}
+        else:
+            lines.add(line)
         return total
 
-    def _is_over(self, line: Line) -> bool:
-        length_s = _LENGTH_S.get(line.window)
-        return length_s is not None and line.start_s + length_s + KEPT_S < self.edge_s
+    def _is_over(self, span: Span) -> bool:
+        length_s = _LENGTH_S.get(span.window)
+        return length_s is not None and span.start_s + length_s + KEPT_S < self.edge_s
 
     def _forget_draws(self) -> None:
         """Leases are about to go. Requests that still settle on one move a total that nobody reads."""
@@ -314,7 +320,7 @@ class Leases:
         lease.line.leases -= 1
         if not lease.line.leases:
             del self._lines[line]
-            account = account_key(*parse_line(line)[:2])
+            account, _ = split_line(line)
             self._by_account[account].discard(line)
             if not self._by_account[account]:
                 del self._by_account[account]

@@ -230,7 +230,8 @@ class Tally:
         return self._bucket_in(account.shares.setdefault(agent, Account(self.edge_s)), start_s)
 
     def _bucket_in(self, account: Account, start_s: int) -> Bucket:
-        self._pour(account)
+        if account.edge_s != self.edge_s:
+            self._pour(account)
         return account.bucket(PAST if start_s < self.edge_s - KEPT_S else start_s)
 
     def _is_gone(self, key_id: str) -> bool:

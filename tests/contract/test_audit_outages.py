@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from contract.test_audit_writer import LINES, NOW_NS, admitted, empty_store, settled
+from support.audit_rows import Memory, as_values, rows_of
 from support.audit_store import served
 from support.clickhouse_endpoint import Endpoint
 from support.nats_server import RunningNats, nats_server
 
-from controlplane.audit.rows import Memory, as_values, rows_of
 from controlplane.audit.store import Store, StoreUnavailable
 from controlplane.audit.writer import LogWriter, WriterLimits
 from events.codec import decode_batch, encode_batch

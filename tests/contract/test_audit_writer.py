@@ -9,12 +9,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from support.audit_rows import Memory, as_values, rows_of
 from support.audit_store import served
 from support.clickhouse_endpoint import READER, WRITER, Endpoint
 
 from controlplane.api.ports import BadCursor, Filters
+from controlplane.audit.columns import COLUMNS
 from controlplane.audit.reader import ClickHouseReader
-from controlplane.audit.rows import COLUMNS, Memory, as_values, rows_of
 from controlplane.audit.store import Store, StoreUnavailable
 from controlplane.audit.writer import LogWriter, WriterLimits
 from controlplane.process_settings import ClickHouseAccess

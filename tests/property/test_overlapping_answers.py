@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controlplane.audit.rows import Memory, rows_of
+from controlplane.audit.columns import Rows
+from controlplane.audit.memory import Memory
+from controlplane.audit.rows import add_rows
+from controlplane.audit.told import Told
 from events.codec import Batch
 from events.log.port import Stored
 from events.state.budget import Budget
 from events.state.budget_image import dump_budget, load_budget
 from events.types import NodeEvent, ObjectExposure, RequestAdmitted, RequestSettled
 from schemas.amounts import Amounts
-from schemas.money import NANOS_PER_USD
 from schemas.policy import Who
 
 REF = "stripe/-/pi_1"
@@ -49,8 +51,9 @@ class Calls:
         for event in events:
             self.budget.apply_node(self.seq, "n1", event)
         batch = Batch("n1", self.seq, AT_NS, events)
-        for row in rows_of("nodes", Stored(self.seq, "", b"", AT_NS), batch, self.memory):
-            self.audited_nanos += int(row.get("actual_usd", 0) * NANOS_PER_USD)
+        rows = Rows()
+        add_rows(rows, Told(), "nodes", [(Stored(self.seq, "", b"", AT_NS), batch)], self.memory)
+        self.audited_nanos += sum(rows.column("actual_usd"))
 
     def ask(self, wants: int, *, last: bool) -> str:
         """A call's intent is stored. `last`: it is a capture or a cancel, and the object final after it."""

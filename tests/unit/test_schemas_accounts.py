@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from schemas.accounts import NANOS_PER_S, line_key, parse_line, window_end_s, window_start_s
+from schemas.accounts import NANOS_PER_S, line_key, parse_line, split_line, window_end_s, window_start_s
 
 
 def at(text: str) -> int:
@@ -84,3 +84,17 @@ def test_a_line_key_reads_back() -> None:
     key = line_key("key", "vk_1", "usd", "day", 1_763_596_800)
     assert key == "key:vk_1:usd:day:1763596800"
     assert parse_line(key) == ("key", "vk_1", "usd", "day", 1_763_596_800)
+
+
+def test_a_line_splits_into_its_account_and_what_many_have_in_common() -> None:
+    account, span = split_line(line_key("key", "vk_1", "usd", "day", 1_763_596_800))
+    assert (account, *span) == ("key:vk_1", "usd", "day", 1_763_596_800)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "key", "key:a:usd:day", "key:a:usd:day:1:2", "key:a:b:usd:day:1", "key:a:usd:day:x"]
+)
+def test_what_is_no_line_is_not_parsed(text: str) -> None:
+    for parse in (split_line, parse_line):
+        with pytest.raises(ValueError):
+            parse(text)
