@@ -17,10 +17,6 @@ from events.codec import Batch
 from events.log.port import Stored
 from events.types import (
     SYSTEM,
-    AgentRegistered,
-    AgentResumed,
-    AgentSuspended,
-    AgentUpdated,
     AlertCleared,
     AlertRaised,
     BudgetSet,
@@ -279,7 +275,7 @@ def _subject(event: Any) -> str:
     name = type(event).__name__
     if isinstance(event, BudgetSet):
         return f"budget:{event.account.kind}:{event.account.id}"
-    if isinstance(event, AgentRegistered | AgentUpdated | AgentSuspended | AgentResumed):
+    if name.startswith("Agent"):
         return f"agent:{event.name}"
     if isinstance(event, KeyIssued) or name.startswith("Key"):
         return f"key:{event.id}"

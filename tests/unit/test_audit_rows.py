@@ -11,6 +11,9 @@ from controlplane.audit.columns import COLUMNS, Rows
 from controlplane.audit.memory import Memory, drop_oldest
 from controlplane.audit.rows import add_rows
 from controlplane.audit.told import Told
+from events.codec import Batch
+from events.log.port import Stored
+from events.types import AgentRemoved, AgentSuspended, By
 
 AT_NS = 1_763_596_800 * 10**9
 
@@ -56,6 +59,15 @@ def _begins(row: audit_rows.Row) -> bool:
 
 def _ends(row: audit_rows.Row) -> bool:
     return row["type"] in {"RequestReleased", "RequestRefused"} or row.get("outcome") == "settled"
+
+
+def test_a_change_of_an_agent_names_the_agent() -> None:
+    by = By("op_1", "Ada")
+    events = (AgentSuspended("bot", by), AgentRemoved("bot", by))
+    rows = Rows()
+    message = Stored(7, "rf.control", b"", AT_NS)
+    add_rows(rows, Told(), "control", [(message, Batch("control", 1, AT_NS, events))], Memory())
+    assert rows.column("subject") == ["agent:bot", "agent:bot"]
 
 
 def test_some_rows_are_picked_with_all_their_values() -> None:
