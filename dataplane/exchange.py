@@ -34,6 +34,7 @@ class Exchange:
         "bound",
         "client",
         "destination",
+        "flow",
         "key",
         "method",
         "model",
@@ -52,6 +53,7 @@ class Exchange:
         self.method = request.method
         self._transport = request.transport
         self.path = ""
+        self.flow = ""
         self.destination: Destination | None = None
         self.key: KeyPolicy | None = None
         self.who: Who = NOBODY
