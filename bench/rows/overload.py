@@ -97,7 +97,8 @@ def _report(run: Run, cycles: Sequence[Sequence[Sample]], capacity: float, serve
         "## Overload",
         "",
         (
-            f"As fast as answers come, {SATURATING} connections get {capacity:,.0f} a second, and {refused:,} refusals: that is the "
+            f"As fast as answers come, {SATURATING} connections get {capacity:,.0f} a second, and "
+            f"{refused:,} refusals: that is the "
             f"capacity of these two cores ({served_us:.0f} us of the worker's own a request, which is busy for "
             f"{capacity * served_us / 1e6:.0%}; generator, vendor, log, control plane and audit share the other). "
             f"Open loop, {CONNECTIONS} connections; latency from when a request was due. "
