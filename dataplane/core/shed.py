@@ -14,7 +14,7 @@ slow client's body costs no attention.
 
 By CoDel's rule a burst passes, a queue that stays does not. It stands while nobody is looked at within 0.1 ms, somebody
 waits for 2.5 ms, and more than 64 are in hand. It is brought down further than to where it began to stand, else it
-would stay just below; but not below 24 in hand, with which a node always has something to do. An overload is over when
+would stay just below; but not below 32 in hand, with which a node always has something to do. An overload is over when
 the limit has not had to fall for a second.
 
 Only the wait at the door counts, since it is work alone. And it is work, not time: the wait is taken times the share of
@@ -47,8 +47,8 @@ ALERT_NS: Final = 1000 * MS
 
 MANY: Final = 64
 """So many in hand are no overload: so many clients with one request each, served as fast as they ask."""
-FLOOR: Final = 24
-"""Fewer share each turn's and each append's own cost: with 16 in hand a node carries a tenth less."""
+FLOOR: Final = 32
+"""Fewer share each turn's and each append's own cost: with 16 or 24 in hand a node carries up to a tenth less."""
 CEILING: Final = 4_096
 """No limit: the log's bound on its queue is the next one."""
 TURN: Final = 256
