@@ -30,7 +30,7 @@ async def _rounds() -> list[float]:
     rig = await ProxyRig().start(Cap("usd", "day", 10**12))
     door, connection, request = rig.proxy.door, _Connection(), _request()
     door.shedder.limit = 1
-    door.shedder.arrive("others")
+    door.shedder.hold("others")
     took_us = []
     try:
         for _ in range(ROUNDS):
@@ -40,7 +40,7 @@ async def _rounds() -> list[float]:
                     raise RuntimeError("a full node has admitted a request")
             took_us.append((time.thread_time_ns() - began_ns) / 1_000 / REFUSALS)
     finally:
-        door.shedder.gone("others")
+        door.shedder.release("others")
         await rig.stop()
     return took_us
 

@@ -109,7 +109,7 @@ class Door:
             connection.flow = self._flow(connection.digest)
         now_ns = self._clock.elapsed_ns()
         if (self._backlog.limit == CEILING or self._log_takes(connection.flow, now_ns)) and self.shedder.arrive(
-            connection.flow
+            connection.flow, now_ns
         ):
             connection.arrived_ns = now_ns
             return None
@@ -119,7 +119,7 @@ class Door:
         """The request that was counted will not be looked at now: its head is not complete, or its client has gone."""
         if connection.arrived_ns:
             connection.arrived_ns = 0
-            self.shedder.gone(connection.flow)
+            self.shedder.withdraw(connection.flow)
 
     def enter(self, connection: Connection, now_ns: int) -> bool:
         """A request is being looked at. False: it is refused, unless it is for the node itself."""
@@ -129,7 +129,7 @@ class Door:
                 connection.turned_away = False
                 return False
             # It came in pieces, or behind another one: it has not been counted before.
-            if not self._log_takes(connection.flow, now_ns) or not self.shedder.arrive(connection.flow):
+            if not self._log_takes(connection.flow, now_ns) or not self.shedder.arrive(connection.flow, now_ns):
                 return False
             arrived_ns = now_ns
         connection.arrived_ns = 0

@@ -33,6 +33,7 @@ class Exchange:
         "bound",
         "client",
         "destination",
+        "flow",
         "key",
         "method",
         "model",
@@ -51,6 +52,7 @@ class Exchange:
         self.method = request.method
         self._transport = request.transport
         self.path = ""
+        self.flow = ""
         self.destination: Destination | None = None
         self.key: KeyPolicy | None = None
         self.who: Who = NOBODY

@@ -55,7 +55,8 @@ class _NodeCollector(Collector):
         yield seconds("ringfence_overhead_seconds", text, metrics.overhead_us)
         yield counter("ringfence_shed", "Requests refused at the door.", metrics.shed)
         yield gauge("ringfence_door_queue", "Requests that nobody has looked at yet.", metrics.shedder.queued)
-        yield gauge("ringfence_door_limit", "How many may be in that queue.", metrics.shedder.limit)
+        text = "How many requests may be in that queue or wait for their admission."
+        yield gauge("ringfence_door_limit", text, metrics.shedder.limit)
         yield gauge("ringfence_door_log_limit", "How many events may wait for the log.", metrics.backlog.limit)
         yield counter("ringfence_defects", "Exceptions that should not happen.", metrics.defects)
         yield gauge("ringfence_in_flight", "Admitted requests that have not ended.", len(node.inflight))

@@ -1,27 +1,34 @@
-"""Shedding: who may queue for the node's attention, and who is told at once to come back later.
+"""Shedding: how many requests a node has in hand at once, and who is told at once to come back later.
 
-A node is one event loop, so there is one queue that matters: requests that have arrived and have not been looked at.
-Its length is how many arrive in one turn of the loop; the time that they wait in it is how long a turn takes. Nothing
-else counts as load: a request that waits for a vendor, a lease or a slow client's body costs no attention.
+A node is one event loop. A request is looked at several times before it is answered (when it came, when its intent is
+in the log, when the vendor has answered), and each time waits for the turn that all the others make together. So what
+it takes follows from how many are in hand: those at the door, which nobody has looked at, and those looked at that are
+not admitted yet; most of these wait for the log. Nothing else counts as load: a request that waits for a vendor or a
+slow client's body costs no attention.
 
-| the queue | the limit on it |
-|---|---|
-| stands: in each window of 10 ms somebody waited for 2.5 ms of work, for 100 ms | shrinks by a quarter each, to 16 |
-| does not: nobody waited for so much in the last window | grows by an eighth, to 256 |
+| it is | when | the limit on what is in hand |
+|---|---|---|
+| an overload | for 100 ms the queue at the door stood | falls by 1/4 of what is in hand, each 10 ms |
+| still one | somebody waited at the door for 0.5 ms, and more than 1/8 was turned away | falls by 1/4 |
+| none | else | grows by 1/8 each 10 ms, until there is none |
 
-It shrinks from what was truly queued. A request is looked at several times before it is answered (when it came, when
-its intent is in the log, when the vendor has answered), and waits a turn each time: so turns must be short. By CoDel's
-rule a burst passes, a queue that stays does not. Within a second of the last shrinking there is no new wait of 100 ms.
+By CoDel's rule a burst passes, a queue that stays does not. It stands while nobody is looked at within 0.1 ms, somebody
+waits for 2.5 ms, and more than 64 are in hand. It is brought down further than to where it began to stand, else it
+would stay just below; but not below 32 in hand, with which a node always has something to do. An overload is over when
+the limit has not had to fall for a second.
 
-What counts is work, not time: the wait is taken times the share of the window in which the node had its core. Where
-other processes have it, turns are long too, and fewer requests would not make them shorter.
+Only the wait at the door counts, since it is work alone. And it is work, not time: the wait is taken times the share of
+the window in which the node had its core; where other processes have it, turns are long too, and fewer requests would
+not make them shorter. Nor would they in two cases more, in which the limit grows:
 
-Who is shed at the limit: those of whom there are more in the queue than their fair share, which is the limit divided by
-the flows in the queue. A flow is an agent, and all whom nobody knows are one flow. One below its share is admitted over
-the limit, up to twice of it: a runaway fills its own share and no more. Only what is in the queue is counted, which
-bounds the memory.
+- While requests are refused nobody is at the door for 4 ms: all in hand wait for a slow log, or a ledger that does not
+  answer.
+- More than twice the limit are turned away in a turn: what takes the time is to refuse, clients that try again at once.
 
-Fewer in a turn make shorter turns, and more of them: the limit costs no throughput.
+Who is shed at the limit: those of whom there are more in hand than their fair share, which is the limit divided by the
+flows in hand. A flow is an agent, and all whom nobody knows are one flow. One below its share is admitted over the
+limit, up to twice of it: a runaway fills its own share and no more. Only what is in hand is counted, which bounds the
+memory.
 """
 
 from collections.abc import Callable
@@ -29,43 +36,67 @@ from typing import Final
 
 MS: Final = 1_000_000
 
-TARGET_NS: Final = 2_500_000
+STANDS_NS: Final = 2_500_000
+AT_ONCE_NS: Final = 100_000
+TARGET_NS: Final = 500_000
+PAUSE_NS: Final = 4 * MS
+"""Several turns."""
 WINDOW_NS: Final = 10 * MS
 STANDING_NS: Final = 100 * MS
 ALERT_NS: Final = 1000 * MS
 
-FLOOR: Final = 16
-"""So many at once are no overload, whatever a turn takes: what makes it long may be streams."""
-CEILING: Final = 256
-"""More would wait for some 25 ms: a burst that one turn should not take."""
+MANY: Final = 64
+"""So many in hand are no overload: so many clients with one request each, served as fast as they ask."""
+FLOOR: Final = 32
+"""Fewer share each turn's and each append's own cost: with 16 or 24 in hand a node carries up to a tenth less."""
+CEILING: Final = 4_096
+"""No limit: the log's bound on its queue is the next one."""
+TURN: Final = 256
+"""At the door, whatever the limit. More would wait for some 25 ms: a burst that one turn should not take."""
+REFUSES: Final = 8
+"""An overload goes on while more than one of so many is turned away."""
 
 
 class Shedder:
-    """The queue and its limit. Times are elapsed nanoseconds. Each `arrive` that said yes ends by `start` or `gone`.
+    """What is in hand, and its limit. Times are elapsed nanoseconds.
 
-    `work_ns` tells how long this thread has had a core since it began; it is asked once a window.
+    Each `arrive` that said yes ends by `start` or `withdraw`, each `hold` by `release`. `work_ns` tells how long this
+    thread has had a core since it began; it is asked once a window.
     """
 
     __slots__ = (
         "_adapted_ns",
         "_alert_until_ns",
+        "_came",
         "_flows",
+        "_in_a_row",
+        "_least_ns",
+        "_looked_ns",
+        "_most_in_a_row",
         "_over_since_ns",
+        "_pause_ns",
         "_peak",
+        "_refused",
         "_window_ends_ns",
         "_work_ns",
         "_worked_ns",
         "_worst_ns",
+        "in_hand",
         "limit",
         "queued",
     )
 
     def __init__(self, work_ns: Callable[[], int]) -> None:
         self.limit = CEILING
+        self.in_hand = 0
         self.queued = 0
+        """Of those in hand, at the door."""
         self._flows: dict[str, int] = {}
         self._peak = 0
-        self._worst_ns = 0
+        self._came = self._refused = 0
+        self._in_a_row = self._most_in_a_row = 0
+        self._looked_ns = self._pause_ns = 0
+        self._least_ns = self._worst_ns = 0
         self._window_ends_ns = 0
         self._over_since_ns = 0
         self._alert_until_ns = 0
@@ -73,33 +104,62 @@ class Shedder:
         self._worked_ns = work_ns()
         self._adapted_ns = 0
 
-    def arrive(self, flow: str) -> bool:
+    def arrive(self, flow: str, now_ns: int) -> bool:
         """A request has arrived. False: it is shed."""
         flows = self._flows
         own = flows.get(flow, 0)
-        if self.queued >= self.limit and not self._below_share(own, len(flows) + (own == 0)):
+        self._came += 1
+        full = self.in_hand >= self.limit or self.queued >= TURN
+        if full and not self._below_share(own, len(flows) + (own == 0)):
+            self._refused += 1
+            self._in_a_row += 1
+            if not self.queued:  # all in hand have been looked at: no `start` will tell that nobody waits
+                self._pause_ns = max(self._pause_ns, now_ns - self._looked_ns)
+                if now_ns >= self._window_ends_ns:
+                    self._adapt(now_ns)
             return False
         flows[flow] = own + 1
         self.queued += 1
-        if self.queued > self._peak:  # noqa: PLR1730 - max() would cost more than all the rest
-            self._peak = self.queued
+        self.in_hand += 1
+        if self.in_hand > self._peak:  # noqa: PLR1730 - max() would cost more than all the rest
+            self._peak = self.in_hand
         return True
 
     def _below_share(self, own: int, flows: int) -> bool:
-        return self.queued < 2 * self.limit and own < self.limit // flows
+        """Of whichever limit is reached."""
+        for count, limit in ((self.in_hand, self.limit), (self.queued, TURN)):
+            if count >= 2 * limit or (count >= limit and own >= limit // flows):
+                return False
+        return True
 
     def start(self, flow: str, arrived_ns: int, now_ns: int) -> None:
         """It is being looked at."""
-        self.gone(flow)
+        self.withdraw(flow)
+        self._looked_ns = now_ns
+        if self._in_a_row:
+            self._most_in_a_row = max(self._most_in_a_row, self._in_a_row)
+            self._in_a_row = 0
         waited_ns = now_ns - arrived_ns
         if waited_ns > self._worst_ns:  # noqa: PLR1730 - as above
             self._worst_ns = waited_ns
+        if waited_ns < self._least_ns:  # noqa: PLR1730 - as above
+            self._least_ns = waited_ns
         if now_ns >= self._window_ends_ns:
             self._adapt(now_ns)
 
-    def gone(self, flow: str) -> None:
-        """It has left the queue: looked at, or its client has gone."""
+    def withdraw(self, flow: str) -> None:
+        """It has left the door: looked at, or its client has gone."""
         self.queued -= 1
+        self.release(flow)
+
+    def hold(self, flow: str) -> None:
+        """One that was looked at is in hand again, until it is admitted or refused."""
+        self._flows[flow] = self._flows.get(flow, 0) + 1
+        self.in_hand += 1
+
+    def release(self, flow: str) -> None:
+        """It is in hand no more."""
+        self.in_hand -= 1
         left = self._flows[flow] - 1
         if left:
             self._flows[flow] = left
@@ -108,18 +168,27 @@ class Shedder:
 
     def _adapt(self, now_ns: int) -> None:
         """A window is over."""
-        if self._worst_ns * self._share_of_core(now_ns) > TARGET_NS:
-            nobody_waited_ns = now_ns - self._worst_ns - self._window_ends_ns
-            if not self._over_since_ns or nobody_waited_ns > WINDOW_NS:
-                self._over_since_ns = now_ns
-            if now_ns - self._over_since_ns >= STANDING_NS or now_ns < self._alert_until_ns:
-                self._alert_until_ns = now_ns + ALERT_NS
-                self.limit = min(self.limit, max(FLOOR, min(self.limit, self._peak) * 3 // 4))
-        else:
+        worst_ns = self._worst_ns * self._share_of_core(now_ns)
+        over = worst_ns > STANDS_NS and self._least_ns > AT_ONCE_NS and self._peak > MANY
+        if not over:
             self._over_since_ns = 0
-            self.limit = min(CEILING, self.limit + max(4, self.limit // 8))
-        self._peak = self.queued
-        self._worst_ns = 0
+        elif not self._over_since_ns or now_ns - self._worst_ns - self._window_ends_ns > WINDOW_NS:
+            self._over_since_ns = now_ns  # before the one that waited so long nobody had waited for a window
+        alert = now_ns < self._alert_until_ns
+        if over:
+            falls, in_hand = alert or now_ns - self._over_since_ns >= STANDING_NS, min(self.limit, self._peak)
+        else:
+            turned_away = REFUSES * self._refused > self._came
+            falls, in_hand = alert and turned_away and worst_ns > TARGET_NS, self.limit
+        floor = max(FLOOR, self._most_in_a_row // 2)
+        if falls and self._pause_ns < PAUSE_NS and self.limit >= floor:
+            self._alert_until_ns = now_ns + ALERT_NS
+            self.limit = min(self.limit, max(floor, in_hand * 3 // 4))
+        else:
+            self.limit = min(CEILING, self.limit + self.limit // 8)
+        self._peak = self.in_hand
+        self._came = self._refused = self._most_in_a_row = self._pause_ns = 0
+        self._least_ns, self._worst_ns = now_ns, 0
         self._window_ends_ns = now_ns + WINDOW_NS
 
     def _share_of_core(self, now_ns: int) -> float:

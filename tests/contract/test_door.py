@@ -29,11 +29,11 @@ def fill(rig: ProxyRig) -> None:
     """As if the queue were full of others' requests."""
     shedder = rig.proxy.door.shedder
     shedder.limit = 1
-    assert shedder.arrive("others")
+    shedder.hold("others")
 
 
 def clear(rig: ProxyRig) -> None:
-    rig.proxy.door.shedder.gone("others")
+    rig.proxy.door.shedder.release("others")
 
 
 def charge(client: Client, headers: dict[str, str] | None = None, body: bytes = CHARGE) -> None:
@@ -205,11 +205,40 @@ async def test_a_runaways_many_connections_leave_room_for_another_agent(rig: Pro
     shedder = rig.proxy.door.shedder
     shedder.limit = FLOOR
     for _ in range(FLOOR):
-        assert shedder.arrive("runaway")
+        assert shedder.arrive("runaway", 1)
     reply = await rig.charge()
     assert reply.status == 200
     for _ in range(FLOOR):
-        shedder.gone("runaway")
+        shedder.withdraw("runaway")
+
+
+@pytest.mark.interpreted
+async def test_a_request_is_in_hand_until_the_log_has_its_intent_and_not_while_the_vendor_works(
+    rig: ProxyRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shedder = rig.proxy.door.shedder
+    answers, in_hand = asyncio.Event(), []
+    admit = rig.governor.admit
+
+    async def watched(*arguments: Any) -> Any:
+        in_hand.append((shedder.queued, shedder.in_hand))
+        return await admit(*arguments)
+
+    monkeypatch.setattr(rig.governor, "admit", watched)
+    respond = rig.vendor.respond
+
+    async def slow(*arguments: Any) -> Any:
+        await answers.wait()
+        return await respond(*arguments)
+
+    rig.vendor.respond = slow
+    client = await rig.connect()
+    charge(client)
+    await until(lambda: len(rig.vendor.received) == 1)
+    assert in_hand == [(0, 1)]
+    assert shedder.in_hand == 0
+    answers.set()
+    assert (await client.reply()).status == 200
 
 
 async def test_a_head_that_does_not_come_is_given_up(rig: ProxyRig, monkeypatch: pytest.MonkeyPatch) -> None:
