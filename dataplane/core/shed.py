@@ -13,7 +13,7 @@ slow client's body costs no attention.
 | none | else | grows by 1/8 each 10 ms, until there is none |
 
 By CoDel's rule a burst passes, a queue that stays does not. It stands while nobody is looked at within 0.1 ms, somebody
-waits for 2.5 ms, and more than 64 are in hand. It is brought down further than to where it began to stand, else it
+waits for 2.5 ms, and more than 128 are in hand. It is brought down further than to where it began to stand, else it
 would stay just below; but not below 32 in hand, with which a node always has something to do. An overload is over when
 the limit has not had to fall for a second.
 
@@ -45,7 +45,7 @@ WINDOW_NS: Final = 10 * MS
 STANDING_NS: Final = 100 * MS
 ALERT_NS: Final = 1000 * MS
 
-MANY: Final = 64
+MANY: Final = 128
 """So many in hand are no overload: so many clients with one request each, served as fast as they ask."""
 FLOOR: Final = 32
 """Fewer share each turn's and each append's own cost: with 16 or 24 in hand a node carries up to a tenth less."""
