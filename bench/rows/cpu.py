@@ -8,6 +8,7 @@ from bench.peers.base import Peer
 from bench.processes import cpu_ns, resident_bytes
 from bench.run import Run, ratio
 from bench.stats import table
+from bench.turns import alone
 
 ROW = "cpu"
 WARM_UP_S, SLOW_WARM_UP_S = 1.0, 6.0
@@ -33,7 +34,8 @@ def measure(run: Run) -> list[str]:
             _load(run, peer, token, WARM_UP_S if peer.rate is None else SLOW_WARM_UP_S)
         for _ in range(run.rounds):
             for peer in peers:
-                _round(run, peer, token, results[peer.name], run.seconds)
+                with alone(peer, peers):
+                    _round(run, peer, token, results[peer.name], run.seconds)
         for peer in peers:
             run.add(ROW, peer.name, "rss_bytes", [resident_bytes(peer.pids())])
     return _report(run, results)
@@ -90,7 +92,7 @@ def _report(run: Run, results: dict[str, Measured]) -> list[str]:
         "",
         (
             f"POST of 325 bytes answered with 442, {run.connections} connections, {run.rounds} interleaved rounds of "
-            f"{run.seconds:g} s; proxy alone on core {run.cores.proxy}, everything else on core {run.cores.load}."
+            f"{run.seconds:g} s; proxy alone on core {run.cores.proxy} (the others stand still), everything else on core {run.cores.load}."
         ),
         "",
         *table(head, rows),

@@ -7,6 +7,7 @@ from bench.peers.base import Peer
 from bench.run import Run
 from bench.spinner import awake
 from bench.stats import percentile, table
+from bench.turns import alone
 
 ROW = "latency"
 RATE = 200.0
@@ -23,9 +24,11 @@ def measure(run: Run) -> list[str]:
         for peer in up.peers:
             _percentiles(run, up, peer, WARM_UP_S)
         for _ in range(run.rounds):
-            direct = _percentiles(run, up, up.direct, run.seconds)
+            with alone(None, up.peers):
+                direct = _percentiles(run, up, up.direct, run.seconds)
             for peer in up.peers:
-                found = _percentiles(run, up, peer, run.seconds)
+                with alone(peer, up.peers):
+                    found = _percentiles(run, up, peer, run.seconds)
                 for name, value in found.items():
                     added.setdefault(peer.name, {}).setdefault(name, []).append(value - direct[name])
     rows = []

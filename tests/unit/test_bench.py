@@ -1,6 +1,7 @@
 """The bench's own arithmetic: what it compares, what it refuses to compare, what it reads of others' output."""
 
 import secrets
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from bench.rows import overload
 from bench.run import Figure, Run, ratio
 from bench.stats import percentile
 from bench.targets import Mixed, verdicts
+from bench.turns import alone
 from controlplane.up.nats.setup import write_config
 
 
@@ -157,3 +159,20 @@ def test_the_spare_slots_credential_is_made_as_the_supervisor_would(tmp_path: Pa
     running: Any = SimpleNamespace(data_dir=tmp_path)
     first, expected = (to_builtins(setup.node(slot, "nats://x:1")) for slot in ("n1", "n2"))
     assert second._credentials(running, first) == expected
+
+
+def test_while_one_is_measured_the_others_stand_still() -> None:
+    def state(process: subprocess.Popen[bytes]) -> str:
+        return Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+    processes = [subprocess.Popen(["sleep", "60"]) for _ in range(3)]
+    try:
+        one, other = Peer("a", "", lambda: [processes[0].pid]), Peer("b", "", lambda: [processes[1].pid])
+        gateway = Peer("c", "", lambda: [processes[2].pid], {"log": list})
+        with alone(one, [one, other, gateway]):
+            assert [state(process) for process in processes] == ["S", "T", "S"], "the gateway has appointments"
+        assert [state(process) for process in processes] == ["S", "S", "S"]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
