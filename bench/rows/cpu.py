@@ -92,7 +92,8 @@ def _report(run: Run, results: dict[str, Measured]) -> list[str]:
         "",
         (
             f"POST of 325 bytes answered with 442, {run.connections} connections, {run.rounds} interleaved rounds of "
-            f"{run.seconds:g} s; proxy alone on core {run.cores.proxy} (the others stand still), everything else on core {run.cores.load}."
+            f"{run.seconds:g} s; proxy alone on core {run.cores.proxy} (the others stand still), everything else on "
+            f"core {run.cores.load}."
         ),
         "",
         *table(head, rows),
