@@ -12,6 +12,8 @@ from bench.turns import alone
 
 ROW = "cpu"
 WARM_UP_S, SLOW_WARM_UP_S = 1.0, 6.0
+AGAIN_S = 1.0
+"""Before each round: who has waited for its turn may find that the machine has taken its idle memory meanwhile."""
 
 
 @dataclass
@@ -42,6 +44,7 @@ def measure(run: Run) -> list[str]:
 
 
 def _round(run: Run, peer: Peer, token: str, into: Measured, seconds: float) -> None:
+    _load(run, peer, token, AGAIN_S)
     before = cpu_ns(peer.pids())
     helpers_before = {name: cpu_ns(pids()) for name, pids in peer.helpers.items()}
     done = _load(run, peer, token, seconds)

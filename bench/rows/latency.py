@@ -28,6 +28,7 @@ def measure(run: Run) -> list[str]:
                 direct = _percentiles(run, up, up.direct, run.seconds)
             for peer in up.peers:
                 with alone(peer, up.peers):
+                    _percentiles(run, up, peer, WARM_UP_S)
                     found = _percentiles(run, up, peer, run.seconds)
                 for name, value in found.items():
                     added.setdefault(peer.name, {}).setdefault(name, []).append(value - direct[name])
