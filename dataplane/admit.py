@@ -15,7 +15,7 @@ log only if it was right under the policy of that very moment.
 import asyncio
 from typing import Final
 
-from dataplane.core.access import Caller, still_allowed
+from dataplane.core.access import Caller, flow_of, still_allowed
 from dataplane.core.lines import check_single, needs
 from dataplane.core.ratelimit import Take, Taken, TooFast, retry_after_s
 from dataplane.ends import Ends
@@ -93,6 +93,7 @@ class Admitter:
             if isinstance(taken, TooFast):
                 return _rate_limited(taken)
         deadline_ns = 0
+        flow = flow_of(wanted.caller.key)
         refusal: Refusal = AGAIN
         for attempt in range(MAX_INTENTS):
             name = request_id if attempt == 0 else ids.request_id(self._node.draw(ids.ID_BYTES))
@@ -103,7 +104,12 @@ class Admitter:
             if isinstance(admission, Refusal):
                 self._ends.correct_rates(takes, taken, 0)
                 return admission
-            failed = await self._acknowledge(admission)
+            # Waiting for the log is the node's work; waiting for a lease, above, is not, and may take seconds.
+            self._node.shedder.hold(flow)
+            try:
+                failed = await self._acknowledge(admission)
+            finally:
+                self._node.shedder.release(flow)
             if failed is None:
                 return admission
             refusal = failed

@@ -12,16 +12,15 @@ Both refusals are the same 503 `overloaded` in the vendor's own error shape, and
 """
 
 import hashlib
-import time
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
+from dataplane.core.access import flow_of
 from dataplane.core.backlog import CEILING, Backlog
 from dataplane.core.glance import glance, token_in
 from dataplane.core.path import parse_target
 from dataplane.core.route import Route
 from dataplane.core.scrub import without_tokens
-from dataplane.core.shed import Shedder
 from dataplane.exchange import NOBODY, holder
 from dataplane.governor import Governor
 from dataplane.heads import message
@@ -94,7 +93,7 @@ class Door:
         self._metrics = metrics
         self._draw = draw
         self._places: dict[tuple[bytes, bytes], _Place | None] = {}
-        self.shedder = metrics.shedder = Shedder(time.thread_time_ns)
+        self.shedder = metrics.shedder = governor.node.shedder
         self._backlog = metrics.backlog = Backlog()
 
     def arrive(self, connection: Connection, data: bytes, *, plain: bool = True) -> Shed | None:
@@ -159,11 +158,9 @@ class Door:
     # ------------------------------------------------------------------ who
 
     def _flow(self, digest: bytes) -> str:
-        """Whose request it is. A key whose callers declare who they are is one flow: it is one caller's."""
+        """Whose request it is."""
         key = self._key(digest)
-        if key is None:
-            return _STRANGERS
-        return key.agent or key.id
+        return _STRANGERS if key is None else flow_of(key)
 
     def _key(self, digest: bytes) -> KeyPolicy | None:
         return self._governor.snapshot.key_of(digest) if digest else None

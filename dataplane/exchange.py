@@ -33,7 +33,6 @@ class Exchange:
         "bound",
         "client",
         "destination",
-        "flow",
         "key",
         "method",
         "model",
@@ -52,7 +51,6 @@ class Exchange:
         self.method = request.method
         self._transport = request.transport
         self.path = ""
-        self.flow = ""
         self.destination: Destination | None = None
         self.key: KeyPolicy | None = None
         self.who: Who = NOBODY

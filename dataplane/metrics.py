@@ -55,7 +55,7 @@ class _NodeCollector(Collector):
         yield seconds("ringfence_overhead_seconds", text, metrics.overhead_us)
         yield counter("ringfence_shed", "Requests refused at the door.", metrics.shed)
         yield gauge("ringfence_door_queue", "Requests that nobody has looked at yet.", metrics.shedder.queued)
-        text = "How many requests may be in that queue or wait for their admission."
+        text = "How many requests may be in that queue or have an intent that waits for the log."
         yield gauge("ringfence_door_limit", text, metrics.shedder.limit)
         yield gauge("ringfence_door_log_limit", "How many events may wait for the log.", metrics.backlog.limit)
         yield counter("ringfence_defects", "Exceptions that should not happen.", metrics.defects)

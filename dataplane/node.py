@@ -1,5 +1,6 @@
 """What the parts of a node share: its policy, its incarnation, its log, its requests in flight."""
 
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -7,6 +8,7 @@ from dataplane.control import ControlPlane
 from dataplane.core.access import Caller, Callers
 from dataplane.core.lines import Plan, holds, make_plan
 from dataplane.core.ratelimit import RateLimits
+from dataplane.core.shed import Shedder
 from dataplane.core.snapshot import Snapshot
 from dataplane.feed import Feed
 from dataplane.inflight import Incarnation, InFlight
@@ -47,6 +49,7 @@ class Node:
         self.refusals = Refusals(self.journal.post)
         self.limits = RateLimits()
         self.callers = Callers()
+        self.shedder = Shedder(time.thread_time_ns)
         self.draining = False
         self.shut: Refusal | None = None
         self.feed: Feed

@@ -85,7 +85,6 @@ class Proxy:
         exchange = Exchange(request, ids.request_id(self._draw(ids.ID_BYTES)), self._clock.elapsed_ns())
         try:
             connection: Any = request.connection  # the server's own, which the door has seen before
-            exchange.flow = connection.flow
             return await self._serve(exchange, admitted=self.door.enter(connection, exchange.began_ns))
         except ConnectionError:
             return _nobody_there()
@@ -241,12 +240,7 @@ class Proxy:
         wanted: Wanted,
     ) -> Answer:
         """Admit, send, relay, settle."""
-        shedder, flow = self.door.shedder, exchange.flow
-        shedder.hold(flow)
-        try:
-            admission = await self._governor.admit(wanted, exchange.request_id)
-        finally:
-            shedder.release(flow)
+        admission = await self._governor.admit(wanted, exchange.request_id)
         if not isinstance(admission, Admission):
             return self._refuse(exchange, admission)
         exchange.request_id = admission.request_id

@@ -81,7 +81,7 @@ def _custom_schema(kind: type) -> dict[str, Any]:
                 {"type": "string", "pattern": r"^([0-9]+|([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?)$"},
             ],
         }
-    raise NotImplementedError(f"no JSON schema for {kind.__name__}")
+    raise TypeError(f"no JSON schema for {kind.__name__}")
 
 
 def _operation(route: Route, schemas: dict[Any, Any], components: dict[str, Any]) -> dict[str, Any]:

@@ -104,6 +104,13 @@ def find_key(
     return (key, found) if key is not None else _UNKNOWN
 
 
+def flow_of(key: KeyPolicy) -> str:
+    """With which others a key's requests are counted where a node has too much to do: its agent's. A key whose callers
+    declare who they are is one flow: it is one caller's.
+    """
+    return key.agent or key.id
+
+
 def token_bytes(token: str) -> bytes:
     """A credential as it was sent. (Naming an error handler costs more than the digest.)"""
     return token.encode() if token.isascii() else token.encode("utf-8", "surrogateescape")

@@ -2,9 +2,9 @@
 
 A node is one event loop. A request is looked at several times before it is answered (when it came, when its intent is
 in the log, when the vendor has answered), and each time waits for the turn that all the others make together. So what
-it takes follows from how many are in hand: those at the door, which nobody has looked at, and those looked at that are
-not admitted yet; most of these wait for the log. Nothing else counts as load: a request that waits for a vendor or a
-slow client's body costs no attention.
+it takes follows from how many are in hand: those at the door, which nobody has looked at, and those whose intents wait
+for the log. Nothing else counts as load: a request that waits for a vendor, a lease or a slow client's body costs no
+attention.
 
 | it is | when | the limit on what is in hand |
 |---|---|---|
@@ -21,8 +21,7 @@ Only the wait at the door counts, since it is work alone. And it is work, not ti
 the window in which the node had its core; where other processes have it, turns are long too, and fewer requests would
 not make them shorter. Nor would they in two cases more, in which the limit grows:
 
-- While requests are refused nobody is at the door for 4 ms: all in hand wait for a slow log, or a ledger that does not
-  answer.
+- While requests are refused nobody is at the door for 4 ms: all in hand wait for a slow log.
 - More than twice the limit are turned away in a turn: what takes the time is to refuse, clients that try again at once.
 
 Who is shed at the limit: those of whom there are more in hand than their fair share, which is the limit divided by the
@@ -153,7 +152,7 @@ class Shedder:
         self.release(flow)
 
     def hold(self, flow: str) -> None:
-        """One that was looked at is in hand again, until it is admitted or refused."""
+        """One that was looked at is in hand again, while its intent waits for the log."""
         self._flows[flow] = self._flows.get(flow, 0) + 1
         self.in_hand += 1
 

@@ -1,6 +1,7 @@
 """The door, over real HTTP: what an overloaded node says, and that nobody's bytes can fill it."""
 
 import asyncio
+import hashlib
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -218,13 +219,14 @@ async def test_a_request_is_in_hand_until_the_log_has_its_intent_and_not_while_t
 ) -> None:
     shedder = rig.proxy.door.shedder
     answers, in_hand = asyncio.Event(), []
-    admit = rig.governor.admit
+    admitter = rig.governor._admitter
+    acknowledge = admitter._acknowledge
 
     async def watched(*arguments: Any) -> Any:
         in_hand.append((shedder.queued, shedder.in_hand))
-        return await admit(*arguments)
+        return await acknowledge(*arguments)
 
-    monkeypatch.setattr(rig.governor, "admit", watched)
+    monkeypatch.setattr(admitter, "_acknowledge", watched)
     respond = rig.vendor.respond
 
     async def slow(*arguments: Any) -> Any:
@@ -239,6 +241,30 @@ async def test_a_request_is_in_hand_until_the_log_has_its_intent_and_not_while_t
     assert shedder.in_hand == 0
     answers.set()
     assert (await client.reply()).status == 200
+
+
+async def test_an_agent_whose_requests_wait_for_leases_takes_nobodys_room(rig: ProxyRig) -> None:
+    """They may wait for seconds, hundreds of them, and are no work for the node (P6)."""
+    shedder = rig.proxy.door.shedder
+    other = "rfk_" + "o" * 43
+    digest = hashlib.sha256(other.encode()).hexdigest()
+    await rig.control.tell(rig.control.key("vk_2", agent="quiet", tokens=(digest,)), rig.control.agent("quiet"))
+    await until(lambda: "vk_2" in rig.governor.snapshot.keys)
+    rig.control.silent.add("ask")
+    clients = [await rig.connect() for _ in range(8)]
+    for client in clients:
+        charge(client)
+    incarnation = rig.governor.node.incarnation
+    assert incarnation is not None
+    await until(lambda: incarnation.desk.waiting == len(clients))
+    assert (shedder.queued, shedder.in_hand) == (0, 0)
+    shedder.limit = 1
+    client = await rig.connect()
+    charge(client, {"Authorization": f"Bearer {other}"})
+    assert (await client.reply()).status == 200
+    rig.control.silent.clear()
+    for client in clients:
+        assert (await client.reply()).status == 200
 
 
 async def test_a_head_that_does_not_come_is_given_up(rig: ProxyRig, monkeypatch: pytest.MonkeyPatch) -> None:
