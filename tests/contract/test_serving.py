@@ -163,3 +163,17 @@ def test_a_client_that_goes_does_not_stop_what_was_begun() -> None:
         await finished.wait()
 
     served(slow, talk)
+
+
+def test_whoever_asks_for_an_upgrade_is_answered_and_disconnected() -> None:
+    """What he sends behind it may be of another protocol, and is read by nobody."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _: Listening) -> None:
+        asks = b"GET /up HTTP/1.1\r\nHost: gateway\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        writer.write(asks + post("/next"))
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        assert b"\r\nConnection: close\r\n" in head
+        assert await reader.read() == b"/up 0"
+
+    served(echo, talk)
