@@ -16,13 +16,11 @@ from decimal import Decimal
 from functools import partial
 
 from chaos.accounts import Request
-from chaos.evidence import CENT, Entry, Evidence, arrived_ns, arrived_wall_ns, digest_of, finding, key_of, name_of
+from chaos.evidence import CENT, Entry, Evidence, digest_of, finding, key_of, name_of
 from chaos.ledger import CLOCKS_NS
+from support.arrivals import TICK_NS, arrived_ns, arrived_wall_ns
 
 from schemas.money import NANOS_PER_USD
-
-ARRIVAL_NS = 10_000_000
-"""The kernel tells in timer ticks (4 or 10 ms) how long bytes have lain there."""
 
 
 def check_calls(evidence: Evidence) -> list[str]:
@@ -175,7 +173,7 @@ def _after_revocation(evidence: Evidence) -> list[str]:
     cases = []
     for entry in evidence.entries:
         key = evidence.traffic.keys.get(key_of(entry))
-        if key is None or not key.revoked_ns or arrived_ns(entry) <= key.revoked_ns + ARRIVAL_NS:
+        if key is None or not key.revoked_ns or arrived_ns(entry) <= key.revoked_ns + TICK_NS:
             continue
         late_ms = (arrived_ns(entry) - key.revoked_ns) / 1e6
         ledger = evidence.ledger

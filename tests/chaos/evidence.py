@@ -101,15 +101,6 @@ def digest_of(entry: Entry) -> str:
     return repeat_digest("stripe", "", key_of(entry), name_of(entry))
 
 
-def arrived_ns(entry: Entry) -> int:
-    """When the vendor's machine had the call, on CLOCK_MONOTONIC: a busy vendor may have looked much later."""
-    return int(entry["received_mono_ns"] - entry.get("queued_ms", 0) * 1_000_000)
-
-
-def arrived_wall_ns(entry: Entry) -> int:
-    return int(entry["received_wall_ns"] - entry.get("queued_ms", 0) * 1_000_000)
-
-
 def _grouped(entries: Sequence[Entry], vendor: str, name: Callable[[Entry], str]) -> dict[str, list[Entry]]:
     found: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
