@@ -156,10 +156,10 @@ class Ledger:
         it freed may be what the node logs have spent since. Then another mark has to judge.
         """
         try:
-            bound, moves = self.core.begin_mark(), self._moves
+            mark, moves = self.core.begin_mark(self.now()), self._moves
             await self._marks.pass_both()
             moved = self._moves != moves or any(isinstance(event, MOVES_FIGURES) for event in self._lane.under_way)
-            refused = [] if moved else self.core.marked(bound, self.now())
+            refused = [] if moved else self.core.marked(mark, self.now())
         finally:
             self._marking = False
         self._send(refused)

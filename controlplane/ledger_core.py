@@ -9,20 +9,21 @@ An ask's life
 | waiting | all its lines have room, and no earlier ask lacks one of them | granting |
 | waiting | settled + held + bound > cap: a mark is wanted; still so once it has passed | answered `refused` |
 | waiting | it fits, but is lent out: its lines are recalled and tight | waiting |
-| waiting | its time is over, and it was looked at with a mark | answered `unavailable` |
+| waiting | its time is over, and a mark begun since then has passed | answered `unavailable` |
 | granting | the grant is recorded in the control log and folded | answered `granted` |
 
 Who calls what
     `submit` takes an ask. `look` says what is to be done now: answers to send, recalls, whether a mark is
     wanted, whether something can be granted. `grants` decides, on a state with nothing in flight, what is to
     be appended; `recorded` gives the answers once it was. `marked` gives the refusals once both folds have
-    passed a mark that was begun at `begin_mark`. The shell (controlplane.ledger) does the I/O between.
+    passed a mark that was begun with `begin_mark`. The shell (controlplane.ledger) does the I/O between.
 
 What would be wrong
     - Refusing by what the fold shows when the ask arrives: money that has been returned may be on its way.
     - Counting leases in a refusal: budget lent to another node is never a reason (P2).
     - Granting in parts, or to a later ask what an earlier one waits for: it might wait for ever.
-    - Giving up at the deadline on a fold that lags: an exact answer a moment later is better than a 503.
+    - Giving up at the deadline on a fold that lags, or by a mark from before the logs stood still: an exact answer a
+      moment later is better than a 503.
 """
 
 from collections import OrderedDict
@@ -66,6 +67,13 @@ class Answer(NamedTuple):
 
     ask_id: str
     answer: LeaseAnswer
+
+
+class Mark(NamedTuple):
+    """What a mark judges: the asks that had arrived when it was begun, and then."""
+
+    arrivals: int
+    begun_ns: int
 
 
 class Look(NamedTuple):
@@ -172,17 +180,17 @@ class LedgerCore:
         return survey
 
     def _overdue(self, at: Instant) -> tuple[list[Answer], bool]:
-        """Asks whose time is over. One that no mark has judged yet gets a little longer, and a mark; so does one
-        whose money is on its way back.
+        """Asks whose time is over. One that no mark has judged since then gets a little longer, and a mark; so does
+        one whose money is on its way back.
         """
         overdue = list(takewhile(lambda waiting: waiting.deadline_ns <= at.elapsed_ns, self._waiting.values()))
         over = [
             waiting
             for waiting in overdue
-            if waiting.lacks and (waiting.hard_ns <= at.elapsed_ns or (waiting.marked and not self._moves(waiting, at)))
+            if waiting.lacks and (waiting.hard_ns <= at.elapsed_ns or (waiting.judged and not self._moves(waiting, at)))
         ]
         return [self._end(waiting, "unavailable", at) for waiting in over], any(
-            waiting.lacks and not waiting.marked for waiting in overdue
+            waiting.lacks and not waiting.judged for waiting in overdue
         )
 
     def _note_movement(self, lines: set[str], at: Instant) -> None:
@@ -245,17 +253,17 @@ class LedgerCore:
 
     # ------------------------------------------------------------ refusing
 
-    def begin_mark(self) -> int:
-        """A mark is about to be appended; it judges the asks that have arrived so far. Returns its bound."""
-        return self._arrivals
+    def begin_mark(self, at: Instant) -> Mark:
+        """A mark is about to be appended; it judges the asks that have arrived so far."""
+        return Mark(self._arrivals, at.elapsed_ns)
 
-    def marked(self, bound: int, at: Instant) -> list[Answer]:
-        """Both folds have passed the mark begun at `bound`: refuse what does not fit (rule G4)."""
+    def marked(self, mark: Mark, at: Instant) -> list[Answer]:
+        """Both folds have passed a mark: refuse what does not fit (rule G4)."""
         answers = []
         for waiting in list(self._waiting.values()):
-            if waiting.order > bound:
+            if waiting.order > mark.arrivals:
                 continue
-            waiting.marked = True
+            waiting.judged = waiting.deadline_ns <= mark.begun_ns
             refusal = self._refusal(waiting)
             if refusal is not None:
                 answers.append(self._end(waiting, "refused", at, refusal))

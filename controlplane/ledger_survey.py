@@ -23,11 +23,11 @@ class Instant(NamedTuple):
 
 
 class Waiting:
-    """An ask that has not been answered. `order` counts arrivals; `marked`: a mark begun since then has passed;
+    """An ask that has not been answered. `order` counts arrivals; `judged`: a mark begun after its deadline has passed;
     `lacks`: the lines that it lacked at the last look.
     """
 
-    __slots__ = ("ask", "deadline_ns", "hard_ns", "lacks", "marked", "needs", "order", "turns_ns")
+    __slots__ = ("ask", "deadline_ns", "hard_ns", "judged", "lacks", "needs", "order", "turns_ns")
 
     def __init__(self, ask: LeaseAsk, needs: tuple[Need, ...], order: int, deadline_ns: int, hard_ns: int) -> None:
         self.ask = ask
@@ -36,7 +36,7 @@ class Waiting:
         self.deadline_ns = deadline_ns
         self.hard_ns = hard_ns
         self.turns_ns: int | None = None
-        self.marked = False
+        self.judged = False
         self.lacks: list[str] = []
 
 

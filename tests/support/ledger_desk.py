@@ -130,7 +130,7 @@ class Desk:
 
     def mark(self) -> None:
         """A mark that passes at once."""
-        self.answers.update(self.core.marked(self.core.begin_mark(), self.at))
+        self.answers.update(self.core.marked(self.core.begin_mark(self.at), self.at))
 
     def admit(self, name: str, node: str, amount: int, *accounts: str) -> None:
         lines = tuple(line(account) for account in accounts or ("key:k",))

@@ -194,10 +194,10 @@ def test_a_mark_begun_before_the_ask_came_does_not_judge_it() -> None:
     d.ask("r0", "n1", 10)
     d.step()
     d.admit("x", "n1", 10)
-    bound = d.core.begin_mark()
+    mark = d.core.begin_mark(d.at)
     d.ask("r1", "n1", 10)
     d.step()
-    d.answers.update(d.core.marked(bound, d.at))
+    d.answers.update(d.core.marked(mark, d.at))
     assert d.outcome("r1") == "waiting"
     d.mark()
     assert d.outcome("r1") == "refused"
@@ -210,10 +210,10 @@ def test_what_was_released_before_the_mark_passed_is_granted() -> None:
     d.admit("x", "n1", 10)
     d.ask("r1", "n2", 10)
     assert d.step() is True
-    bound = d.core.begin_mark()
+    mark = d.core.begin_mark(d.at)
     d.release("x", "n1")
     d.give_back("n1", "key:k", 10)
-    d.answers.update(d.core.marked(bound, d.at))
+    d.answers.update(d.core.marked(mark, d.at))
     d.step()
     assert d.outcome("r1") == "granted"
 
@@ -324,7 +324,7 @@ def test_money_freed_later_goes_to_who_asked_first() -> None:
     assert (d.outcome("b2"), d.outcome("c")) == ("granted", "waiting")
 
 
-def test_at_its_deadline_an_ask_that_a_mark_has_judged_gets_503() -> None:
+def test_past_its_deadline_an_ask_that_a_mark_has_judged_gets_503() -> None:
     d = desk(100)
     d.ask("r1", "n1", 100)
     d.step()
@@ -332,11 +332,34 @@ def test_at_its_deadline_an_ask_that_a_mark_has_judged_gets_503() -> None:
     d.step()
     d.mark()
     d.ms += 599
+    assert d.step() is False
+    d.ms += 1
+    assert d.step() is True
+    assert d.outcome("r2") == "waiting"
+    d.mark()
+    assert d.step() is False
+    assert d.outcome("r2") == "unavailable"
+
+
+def test_no_mark_from_before_the_logs_stood_still_ends_a_wait() -> None:
+    """The last of the money is granted and its intent on the way to a log whose disk stands still for a second: the
+    fold shows that there is room, as it did when all were judged, and the exact answer is a 402.
+    """
+    d = desk(100)
+    d.ask("r1", "n1", 100)
+    d.step()
+    d.ask("r2", "n2", 100)
+    d.step()
+    d.mark()
+    d.ms += 1_000
+    assert d.step() is True
+    mark = d.core.begin_mark(d.at)  # it stands behind the intent
+    d.ms += 500
     d.step()
     assert d.outcome("r2") == "waiting"
-    d.ms += 1
-    d.step()
-    assert d.outcome("r2") == "unavailable"
+    d.admit("r1", "n1", 100)
+    d.answers.update(d.core.marked(mark, d.at))
+    assert d.outcome("r2") == "refused"
 
 
 def test_at_its_deadline_an_ask_whose_money_is_coming_back_waits_on() -> None:
@@ -371,6 +394,8 @@ def test_money_that_stops_coming_back_ends_the_wait() -> None:
     d.give_back("n1", "key:k", 10)
     d.step()
     d.ms += 299
+    d.step()
+    d.mark()
     d.step()
     assert d.outcome("r2") == "waiting"
     d.ms += 1
