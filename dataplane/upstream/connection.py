@@ -66,6 +66,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_clock",
+        "_loop",
         "_name",
         "_owner",
         "_parser",
@@ -89,6 +90,7 @@ class Connection(asyncio.Protocol):
         self._settings = settings
         self._clock = clock
         self._watchdog = watchdog
+        self._loop = asyncio.get_running_loop()
         self._parser = ResponseParser(settings.max_header_bytes)
         self._wire: Wire | None = None
         self._response: UpstreamResponse | None = None
@@ -141,7 +143,7 @@ class Connection(asyncio.Protocol):
         assert wire is not None  # noqa: S101 - usable() said so; for the type checker
         before_send()
         # The point of no return: from here on bytes of the request may have left.
-        response = UpstreamResponse(self)
+        response = UpstreamResponse(self, self._loop)
         self._response = response
         self._parser.begin(response, head_only=request.head_only)
         self._total_deadline_s = total_deadline_s

@@ -57,7 +57,8 @@ class UpstreamResponse:
         "status",
     )
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, loop: asyncio.AbstractEventLoop) -> None:
+        """`loop`: the running one. (To ask for it is a system call in Python 3.11, and each answer is waited for.)"""
         self.status = 0
         self.reason = b""
         self.headers: list[tuple[bytes, bytes]] = []
@@ -72,7 +73,7 @@ class UpstreamResponse:
         self._failure: UpstreamError | None = None
         self._take: Callable[[bytes], bool] | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = loop
 
     # For the reader.
 
@@ -182,9 +183,7 @@ class UpstreamResponse:
     async def _wait(self) -> None:
         if self._waiter is not None:
             raise RuntimeError("an answer has one reader at a time")
-        # Asking for the running loop is a system call (in Python 3.11), and a stream waits for every chunk.
-        loop = self._loop = self._loop or asyncio.get_running_loop()
-        self._waiter = loop.create_future()
+        self._waiter = self._loop.create_future()
         try:
             await self._waiter
         finally:

@@ -257,10 +257,14 @@ class SoleWriterLog(Generic[EventT]):
 
     def _beat(self) -> bool:
         """Queue a heartbeat if it is due; tell whether it was."""
-        if self._make_beat is None or self._closing or asyncio.get_running_loop().time() < self._beat_due:
+        if self._make_beat is None or self._closing or self._now_s() < self._beat_due:
             return False
         self._queue.push(Entry((self._make_beat(),), None), essential=True)
         return True
+
+    def _now_s(self) -> float:
+        """The loop's time, which the timers go by."""
+        return (self._loop or asyncio.get_running_loop()).time()
 
     async def _idle(self) -> None:
         loop = asyncio.get_running_loop()
@@ -277,7 +281,7 @@ class SoleWriterLog(Generic[EventT]):
         """Send one message until its fate is known."""
         self._in_flight = batch
         self._in_flight_since_ns = self._clock_ns()
-        sent_at = asyncio.get_running_loop().time()
+        sent_at = self._now_s()
         try:
             ack = await self._publish(batch.payload)
         except FenceMoved:

@@ -103,7 +103,7 @@ def test_every_order_of_pieces_turns_stops_and_ends(seed: int) -> None:
 
 
 async def _random_order(draw: random.Random) -> None:
-    response = UpstreamResponse(_Source())
+    response = UpstreamResponse(_Source(), asyncio.get_running_loop())
     response.take_head(200, b"OK", [], FRAMING)
     received = bytearray()
     told: list[bool] = []
