@@ -83,14 +83,20 @@ class Stack:
         return self._until_ended(count, {"settled", "unknown", "released", "refused"}, filters)
 
     def answered_requests(self, count: int, **filters: Any) -> list[dict[str, Any]]:
-        """The same for requests that reached the vendor: one that was refused or released is none of them."""
-        return self._until_ended(count, {"settled", "unknown"}, filters)
+        """The same for requests that reached the vendor: one that was refused or released is none of them. And none
+        of those that match is open any more: a killed node's end when its fence has been read.
+        """
+        return self._until_ended(count, {"settled", "unknown"}, filters, all_ended=True)
 
-    def _until_ended(self, count: int, ends: set[str], filters: dict[str, Any]) -> list[dict[str, Any]]:
+    def _until_ended(
+        self, count: int, ends: set[str], filters: dict[str, Any], *, all_ended: bool = False
+    ) -> list[dict[str, Any]]:
         deadline = time.monotonic() + AUDIT_S
         while True:
             rows = self.requests(**filters)
-            if len([row for row in rows if row["outcome"] in ends]) >= count or time.monotonic() > deadline:
+            outcomes = [row["outcome"] for row in rows]
+            enough = sum(outcome in ends for outcome in outcomes) >= count and not (all_ended and "open" in outcomes)
+            if enough or time.monotonic() > deadline:
                 return rows
             time.sleep(0.2)
 
