@@ -66,7 +66,7 @@ class Ends:
         needs = admission.needs
         returned: dict[str, int] = {}
         if needs and not admission.incarnation.over:
-            used = _used(needs, outcome, actual) if settled else needs
+            used = _used(admission, outcome, actual) if settled else needs
             returned = admission.incarnation.desk.settle(needs, used, admission.mark)
         tokens = actual.tokens if settled else admission.wanted.bound.tokens
         self.correct_rates(admission.takes, admission.taken, tokens)
@@ -110,11 +110,9 @@ class Ends:
 
     def correct_rates(self, takes: list[Take], taken: list[Taken], tokens: int) -> None:
         """Tokens were taken by the bound; give back what was not used. (The request itself stays counted.)"""
-        if not takes:
-            return
-        for take, counted in zip(takes, taken, strict=True):
+        for index, take in enumerate(takes):
             if take.tokens:
-                self._node.limits.correct(take.bucket, counted, tokens, self._node.clock.elapsed_ns())
+                self._node.limits.correct(take.bucket, taken[index], tokens, self._node.clock.elapsed_ns())
 
 
 def _with_request(actual: Amounts, bound: Amounts) -> Amounts:
@@ -124,9 +122,15 @@ def _with_request(actual: Amounts, bound: Amounts) -> Amounts:
     return Amounts(actual.usd, actual.refund, bound.requests, actual.tokens)
 
 
-def _used(needs: dict[str, int], outcome: Outcome, actual: Amounts) -> dict[str, int]:
+def _used(admission: Admission, outcome: Outcome, actual: Amounts) -> dict[str, int]:
     """What each line's lease loses: the reported amount, an object's whole exposure where it has one."""
     amounts = {"usd": actual.usd, "refund": actual.refund, "requests": actual.requests, "tokens": actual.tokens}
     if (exposure := outcome.object) is not None:
         amounts[exposure.meter] = exposure.exposure_nanos
-    return {line: amounts[meter_of(line)] for line in needs}
+    plan = admission.caller.plan
+    known = plan.meter_of if plan is not None else {}
+    used: dict[str, int] = {}
+    for line in admission.needs:
+        # The plan may be a newer one, of the next window, and not know the line.
+        used[line] = amounts[known.get(line) or meter_of(line)]
+    return used

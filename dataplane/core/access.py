@@ -37,12 +37,15 @@ _NEEDS_IDENTITY: Final = refuse(
 _TWO_IDENTITIES: Final = refuse("identity_invalid", "X-Agent-Identity is given more than once")
 
 
-class Limit(NamedTuple):
+class Limit:
     """A rate limit of the caller: `bucket` names it, `per_minute` units, `tokens` or else requests."""
 
-    bucket: str
-    per_minute: int
-    tokens: bool
+    __slots__ = ("bucket", "per_minute", "tokens")
+
+    def __init__(self, bucket: str, per_minute: int, *, tokens: bool) -> None:
+        self.bucket: Final = bucket
+        self.per_minute: Final = per_minute
+        self.tokens: Final = tokens
 
 
 class Caller:

@@ -36,11 +36,14 @@ LINE_KEPT_NS: Final = 26 * 3600 * NANOS_PER_S
 """After its window's end a line stays for a day and more: a late message about it must still find its figures."""
 
 
-class LeasedCap(NamedTuple):
+class LeasedCap:
     """A capped line of the current window. `meter`: its index in METERS."""
 
-    meter: int
-    line: str
+    __slots__ = ("line", "meter")
+
+    def __init__(self, meter: int, line: str) -> None:
+        self.meter: Final = meter
+        self.line: Final = line
 
 
 class RequestCap(NamedTuple):
@@ -54,7 +57,8 @@ class RequestCap(NamedTuple):
 class Plan(NamedTuple):
     """Caps that apply to a caller in [from_ns, until_ns) under one version of the snapshot's caps.
 
-    `meters`: those that any of the caps is on; a call without a bound on one of them is refused.
+    `meters`: those that any of the caps is on; a call without a bound on one of them is refused. `meter_of`: that of
+    each leased line.
     """
 
     version: int
@@ -63,6 +67,7 @@ class Plan(NamedTuple):
     leased: tuple[LeasedCap, ...]
     per_request: tuple[RequestCap, ...]
     meters: frozenset[str]
+    meter_of: dict[str, str]
 
 
 def make_plan(snapshot: Snapshot, accounts: tuple[str, ...], now_ns: int) -> Plan:
@@ -85,7 +90,8 @@ def make_plan(snapshot: Snapshot, accounts: tuple[str, ...], now_ns: int) -> Pla
                 LeasedCap(_INDEX[cap.meter], line_key(record.kind, record.id, cap.meter, cap.window, start_s))
             )
             until_ns = min(until_ns, _end_ns(record, cap.window, start_s))
-    return Plan(snapshot.caps_version, now_ns, until_ns, tuple(leased), tuple(single), frozenset(meters))
+    meter_of: dict[str, str] = {cap.line: METERS[cap.meter] for cap in leased}
+    return Plan(snapshot.caps_version, now_ns, until_ns, tuple(leased), tuple(single), frozenset(meters), meter_of)
 
 
 def holds(plan: Plan, snapshot: Snapshot, now_ns: int) -> bool:

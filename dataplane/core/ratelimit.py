@@ -50,13 +50,16 @@ UNKNOWN_WAIT_S: Final = 1.0
 """When other nodes hold the whole limit and nobody has said when something comes free."""
 
 
-class Take(NamedTuple):
+class Take:
     """`amount` units wanted of the limit `bucket`, which allows `per_minute` over all nodes; `tokens` or requests."""
 
-    bucket: str
-    per_minute: int
-    amount: int
-    tokens: bool = False
+    __slots__ = ("amount", "bucket", "per_minute", "tokens")
+
+    def __init__(self, bucket: str, per_minute: int, amount: int, tokens: bool = False) -> None:  # noqa: FBT001, FBT002 - a fact
+        self.bucket: Final = bucket
+        self.per_minute: Final = per_minute
+        self.amount: Final = amount
+        self.tokens: Final = tokens
 
 
 class TooFast(NamedTuple):
@@ -197,7 +200,7 @@ class RateLimits:
         `again`: the same request has asked before, and is no new demand.
         """
         slot = now_ns // SLOT_NS
-        found = []
+        found: list[tuple[Window, int]] = []
         worst: TooFast | None = None
         for take in takes:
             window = self._windows.get(take.bucket)
@@ -228,7 +231,7 @@ class RateLimits:
         if worst is not None:
             return worst
         # Nothing is in the way any more: take from all.
-        taken = []
+        taken: list[Taken] = []
         for window, units in found:
             window.add(slot, units)
             if window.level_ns == now_ns:

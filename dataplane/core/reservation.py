@@ -29,8 +29,8 @@ What would be wrong
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-Needs = Mapping[str, int]
-"""Line -> amount, all above zero; all of them or none."""
+Needs = dict[str, int]
+"""Line -> amount, all above zero; all of them or none. (A mapping of any kind would be asked slowly when compiled.)"""
 
 MAX_WAITING: Final = 2_048
 """Requests waiting for leases on one node; with 600 ms of patience that is 3,400 a second near their caps."""
@@ -61,6 +61,7 @@ class LeaseBook:
 
     def __init__(self) -> None:
         self.leases: dict[str, Lease] = {}
+        self._tight_until_ns = 0
 
     def free(self, line: str) -> int:
         lease = self.leases.get(line)
@@ -98,7 +99,7 @@ class LeaseBook:
             lease.reserved -= amount
             lease.used += min(amount, max(0, used.get(line, 0)))
 
-    def credit(self, granted: Needs) -> list[str]:
+    def credit(self, granted: Mapping[str, int]) -> list[str]:
         """Take in cumulative grants; returns the lines that gained something."""
         gained = []
         for line, total in granted.items():
@@ -122,6 +123,7 @@ class LeaseBook:
 
     def tighten(self, lines: Iterable[str], until_ns: int) -> None:
         """Mark lines tight until an elapsed time."""
+        self._tight_until_ns = max(self._tight_until_ns, until_ns)
         for line in lines:
             lease = self.leases.get(line)
             if lease is None:
@@ -130,7 +132,9 @@ class LeaseBook:
 
     def left_over(self, lines: Iterable[str], now_ns: int) -> list[str]:
         """Those of the lines that are tight and have something free, which must go back."""
-        found = []
+        found: list[str] = []
+        if self._tight_until_ns <= now_ns:
+            return found  # no line at all is tight
         for line in lines:
             lease = self.leases.get(line)
             if lease is not None and lease.tight_until_ns > now_ns and lease.free > 0:
