@@ -125,7 +125,8 @@ class Admitter:
             return [], []
         node, bound = self._node, wanted.bound
         takes = [
-            Take(limit.bucket, limit.per_minute, bound.tokens if limit.tokens else 1, limit.tokens) for limit in limits
+            Take(limit.bucket, limit.per_minute, bound.tokens if limit.tokens else 1, tokens=limit.tokens)
+            for limit in limits
         ]
         return takes, node.limits.take(takes, node.clock.elapsed_ns())
 

@@ -110,9 +110,11 @@ class Ends:
 
     def correct_rates(self, takes: list[Take], taken: list[Taken], tokens: int) -> None:
         """Tokens were taken by the bound; give back what was not used. (The request itself stays counted.)"""
-        for index, take in enumerate(takes):
+        if not takes:
+            return
+        for take, counted in zip(takes, taken, strict=True):
             if take.tokens:
-                self._node.limits.correct(take.bucket, taken[index], tokens, self._node.clock.elapsed_ns())
+                self._node.limits.correct(take.bucket, counted, tokens, self._node.clock.elapsed_ns())
 
 
 def _with_request(actual: Amounts, bound: Amounts) -> Amounts:

@@ -55,7 +55,7 @@ class Take:
 
     __slots__ = ("amount", "bucket", "per_minute", "tokens")
 
-    def __init__(self, bucket: str, per_minute: int, amount: int, tokens: bool = False) -> None:  # noqa: FBT001, FBT002 - a fact
+    def __init__(self, bucket: str, per_minute: int, amount: int, *, tokens: bool = False) -> None:
         self.bucket: Final = bucket
         self.per_minute: Final = per_minute
         self.amount: Final = amount

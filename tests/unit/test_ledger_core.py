@@ -18,6 +18,17 @@ def desk(cap: int = 100, **more: Any) -> Desk:
     return Desk({"key:k": cap}, **more)
 
 
+def lent_out() -> Desk:
+    """All of 100 is granted to r1 and not admitted yet; r2 wants as much, and a mark has found that it would fit."""
+    d = desk(100)
+    d.ask("r1", "n1", 100)
+    d.step()
+    d.ask("r2", "n2", 100)
+    d.step()
+    d.mark()
+    return d
+
+
 # ---------------------------------------------------------------- granting (G1 to G3)
 
 
@@ -325,12 +336,7 @@ def test_money_freed_later_goes_to_who_asked_first() -> None:
 
 
 def test_past_its_deadline_an_ask_that_a_mark_has_judged_gets_503() -> None:
-    d = desk(100)
-    d.ask("r1", "n1", 100)
-    d.step()
-    d.ask("r2", "n2", 100)
-    d.step()
-    d.mark()
+    d = lent_out()
     d.ms += 599
     assert d.step() is False
     d.ms += 1
@@ -345,12 +351,7 @@ def test_no_mark_from_before_the_logs_stood_still_ends_a_wait() -> None:
     """The last of the money is granted and its intent on the way to a log whose disk stands still for a second: the
     fold shows that there is room, as it did when all were judged, and the exact answer is a 402.
     """
-    d = desk(100)
-    d.ask("r1", "n1", 100)
-    d.step()
-    d.ask("r2", "n2", 100)
-    d.step()
-    d.mark()
+    d = lent_out()
     d.ms += 1_000
     assert d.step() is True
     mark = d.core.begin_mark(d.at)  # it stands behind the intent
@@ -363,12 +364,7 @@ def test_no_mark_from_before_the_logs_stood_still_ends_a_wait() -> None:
 
 
 def test_at_its_deadline_an_ask_whose_money_is_coming_back_waits_on() -> None:
-    d = desk(100)
-    d.ask("r1", "n1", 100)
-    d.step()
-    d.ask("r2", "n2", 100)
-    d.step()
-    d.mark()
+    d = lent_out()
     d.ms += 500
     d.give_back("n1", "key:k", 10)
     d.step()
@@ -384,12 +380,7 @@ def test_at_its_deadline_an_ask_whose_money_is_coming_back_waits_on() -> None:
 
 
 def test_money_that_stops_coming_back_ends_the_wait() -> None:
-    d = desk(100)
-    d.ask("r1", "n1", 100)
-    d.step()
-    d.ask("r2", "n2", 100)
-    d.step()
-    d.mark()
+    d = lent_out()
     d.ms += 590
     d.give_back("n1", "key:k", 10)
     d.step()
